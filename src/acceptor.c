@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "acceptor.h"
+
+#include <stdlib.h>
+
+enum {
+        BURST_MAX = 64, /* connections per turn of the loop, so that the others get theirs */
+        LISTENERS_MAX = 64,
+        RETRY_USEC = 500 * 1000,
+};
+
+struct Acceptor {
+        sd_event *event;
+        AcceptFunction on_accept;
+        AcceptErrorFunction on_error;
+        void *userdata;
+        sd_event_source *listeners[LISTENERS_MAX];
+        size_t n_listeners;
+        sd_event_source *retry; /* armed after an error that only time or another process can mend */
+        bool paused;
+};
+
+static int on_retry(sd_event_source *source, uint64_t usec, void *userdata) {
+        (void) source;
+        (void) usec;
+        acceptor_resume(userdata);
+        return 0;
+}
+
+/* Makes an acceptor without sockets. *ret is the caller's. Returns 0 or a negative errno. */
+int acceptor_new(sd_event *event, AcceptFunction on_accept, AcceptErrorFunction on_error, void *userdata,
+                 Acceptor **ret) {
+        _cleanup_(acceptor_freep) Acceptor *acceptor = calloc(1, sizeof *acceptor);
+        int r;
+
+        if (!acceptor)
+                return -ENOMEM;
+        acceptor->event = sd_event_ref(event);
+        acceptor->on_accept = on_accept;
+        acceptor->on_error = on_error;
+        acceptor->userdata = userdata;
+        r = sd_event_add_time(event, &acceptor->retry, CLOCK_MONOTONIC, UINT64_MAX, 0, on_retry, acceptor);
+        if (r < 0)
+                return r;
+        r = sd_event_source_set_enabled(acceptor->retry, SD_EVENT_OFF);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(acceptor);
+        return 0;
+}
+
+/* Closes the listening sockets, too. Always returns NULL. */
+Acceptor *acceptor_free(Acceptor *acceptor) {
+        if (!acceptor)
+                return NULL;
+        for (size_t i = 0; i < acceptor->n_listeners; i++)
+                sd_event_source_disable_unref(acceptor->listeners[i]);
+        sd_event_source_disable_unref(acceptor->retry);
+        sd_event_unref(acceptor->event);
+        free(acceptor);
+        return NULL;
+}
+
+/* Errors that concern the one connection that was about to be accepted: Linux passes on what happened to it on the
+ * network (accept(2)). */
+static bool is_of_connection(int error) {
+        switch (error) {
+        case EINTR:
+        case ECONNABORTED:
+        case ENETDOWN:
+        case EPROTO:
+        case ENOPROTOOPT:
+        case EHOSTDOWN:
+        case ENONET:
+        case EHOSTUNREACH:
+        case EOPNOTSUPP:
+        case ENETUNREACH:
+        case EPERM:
+                return true;
+        default:
+                return false;
+        }
+}
+
+static void pause_and_retry(Acceptor *acceptor, int error) {
+        acceptor->on_error(acceptor->userdata, -error);
+        acceptor_pause(acceptor);
+        (void) sd_event_source_set_time_relative(acceptor->retry, RETRY_USEC);
+        (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_ONESHOT);
+}
+
+static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
+        Acceptor *acceptor = userdata;
+
+        (void) source;
+        (void) revents;
+        for (int i = 0; i < BURST_MAX && !acceptor->paused; i++) {
+                SocketAddress remote = {};
+                socklen_t len = sizeof remote;
+                int connection = accept4(fd, &remote.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+                if (connection >= 0)
+                        acceptor->on_accept(acceptor->userdata, connection, &remote);
+                else if (errno == EAGAIN)
+                        break;
+                else if (!is_of_connection(errno)) {
+                        pause_and_retry(acceptor, errno);
+                        break;
+                }
+        }
+        return 0;
+}
+
+/* Serves a listening, non-blocking socket, which is the acceptor's from here on, whatever the outcome.
+ * Returns 0; -E2BIG: more sockets than anyone needs; the error of sd_event_add_io(). */
+int acceptor_add(Acceptor *acceptor, int fd) {
+        _cleanup_close_ int owned = fd;
+        sd_event_source *source;
+        int r;
+
+        if (acceptor->n_listeners >= LISTENERS_MAX)
+                return -E2BIG;
+        r = sd_event_add_io(acceptor->event, &source, fd, EPOLLIN, on_listener, acceptor);
+        if (r < 0)
+                return r;
+        r = sd_event_source_set_io_fd_own(source, true);
+        if (r < 0) {
+                sd_event_source_disable_unref(source);
+                return r;
+        }
+        (void) TAKE_FD(owned);
+        if (acceptor->paused)
+                (void) sd_event_source_set_enabled(source, SD_EVENT_OFF);
+        acceptor->listeners[acceptor->n_listeners++] = source;
+        return 0;
+}
+
+static void set_paused(Acceptor *acceptor, bool paused) {
+        acceptor->paused = paused;
+        for (size_t i = 0; i < acceptor->n_listeners; i++)
+                (void) sd_event_source_set_enabled(acceptor->listeners[i], paused ? SD_EVENT_OFF : SD_EVENT_ON);
+}
+
+/* Takes no more connections; they wait in the kernel's backlog. */
+void acceptor_pause(Acceptor *acceptor) {
+        if (!acceptor->paused)
+                set_paused(acceptor, true);
+}
+
+/* Takes connections again. */
+void acceptor_resume(Acceptor *acceptor) {
+        if (!acceptor->paused)
+                return;
+        (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_OFF);
+        set_paused(acceptor, false);
+}
+
+bool acceptor_is_paused(const Acceptor *acceptor) {
+        return acceptor->paused;
+}

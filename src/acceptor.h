@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The listening sockets in the event loop: takes connections in bounded bursts, and stops listening, rather than
+ * spinning or giving up, while there is no room for more. */
+
+#include <stdbool.h>
+#include <systemd/sd-event.h>
+
+#include "address.h"
+#include "util.h"
+
+typedef struct Acceptor Acceptor;
+
+/* A new connection, non-blocking and close-on-exec; the descriptor is the function's. */
+typedef void (*AcceptFunction)(void *userdata, int fd, const SocketAddress *remote);
+
+/* accept4() failed for want of something; -EMFILE and the like. Called before the acceptor pauses. */
+typedef void (*AcceptErrorFunction)(void *userdata, int error);
+
+int acceptor_new(sd_event *event, AcceptFunction on_accept, AcceptErrorFunction on_error, void *userdata,
+                 Acceptor **ret);
+Acceptor *acceptor_free(Acceptor *acceptor);
+DEFINE_CLEANUP(Acceptor *, acceptor_free)
+
+int acceptor_add(Acceptor *acceptor, int fd);
+void acceptor_pause(Acceptor *acceptor);
+void acceptor_resume(Acceptor *acceptor);
+bool acceptor_is_paused(const Acceptor *acceptor);

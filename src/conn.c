@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conn.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+/* How much a peer may send after its request before we stop listening politely. */
+enum { DISCARD_MAX = 64 * 1024 };
+
+/* A reply, or the rest of one: bytes of our own and the shared text behind them. */
+struct Output {
+        Listing *listing;
+        size_t at; /* bytes already sent, of both together */
+        size_t len;
+        uint8_t data[];
+};
+
+/* Takes the descriptor over, in every case but -ENOMEM.
+ * deadline: monotonic, µs; owner: opaque here. *ret is the caller's, to be freed with conn_free(). */
+int conn_new(int fd, const Peer *peer, uint64_t deadline, void *owner, Conn **ret) {
+        Conn *conn = malloc(sizeof *conn);
+
+        if (!conn)
+                return -ENOMEM;
+        *conn = (Conn){.fd = fd, .peer = *peer, .deadline = deadline, .owner = owner};
+        *ret = conn;
+        return 0;
+}
+
+static Output *output_free(Output *output) {
+        if (output)
+                listing_unref(output->listing);
+        free(output);
+        return NULL;
+}
+
+/* Closes the connection and frees it. The source goes first: epoll would go on reporting a closed descriptor of
+ * which a duplicate lives. Always returns NULL. */
+Conn *conn_free(Conn *conn) {
+        if (!conn)
+                return NULL;
+        sd_event_source_disable_unref(conn->source);
+        frame_done(&conn->frame);
+        output_free(conn->output);
+        safe_close(conn->fd);
+        free(conn);
+        return NULL;
+}
+
+/* Reads until a request is complete or nothing more is there.
+ *
+ * scratch: the body may be in it. Returns CONN_REQUEST with the body, good until the connection is freed or scratch
+ * is used again; 0: not complete, nothing more to read now; CONN_CLOSED; CONN_MALFORMED; a negative errno. */
+int conn_receive(Conn *conn, uint8_t scratch[PROTO_PACKET_MAX], const uint8_t **ret_body, size_t *ret_n) {
+        for (;;) {
+                uint8_t *space;
+                size_t size;
+                ssize_t n;
+                int r;
+
+                frame_space(&conn->frame, scratch, &space, &size);
+                n = recv(conn->fd, space, size, MSG_DONTWAIT);
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0)
+                        return errno == EAGAIN ? 0 : -errno;
+                if (n == 0)
+                        return CONN_CLOSED;
+                r = frame_filled(&conn->frame, scratch, (size_t) n, ret_body, ret_n);
+                if (r < 0)
+                        return r;
+                if (r == FRAME_COMPLETE)
+                        return CONN_REQUEST;
+                if (r > 0)
+                        return CONN_MALFORMED;
+        }
+}
+
+/* Sends what the kernel takes of data and listing, of which `at` bytes are already sent, and moves `at`.
+ * Returns 0: all sent; CONN_WAIT; a negative errno. */
+static int send_from(int fd, const uint8_t *data, size_t n, const Listing *listing, size_t *at) {
+        const size_t more = listing ? listing_size(listing) : 0;
+
+        while (*at < n + more) {
+                struct iovec iov[2];
+                struct msghdr message = {.msg_iov = iov};
+                ssize_t sent;
+
+                if (*at < n)
+                        iov[message.msg_iovlen++] =
+                                (struct iovec){.iov_base = (void *) (data + *at), .iov_len = n - *at};
+                if (more > 0) {
+                        size_t skip = *at > n ? *at - n : 0;
+                        iov[message.msg_iovlen++] = (struct iovec){
+                                .iov_base = (void *) (listing_data(listing) + skip), .iov_len = more - skip};
+                }
+                sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+                if (sent < 0 && errno == EINTR)
+                        continue;
+                if (sent < 0)
+                        return errno == EAGAIN ? CONN_WAIT : -errno;
+                *at += (size_t) sent;
+        }
+        return 0;
+}
+
+/* Sends a reply: data and the listing (may be NULL) behind it, in one send if the kernel takes it. What it does not
+ * take is kept, with a reference to the listing. Returns 0: all sent; CONN_WAIT; a negative errno. */
+int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing) {
+        Output *output;
+        size_t at = 0;
+        int r;
+
+        r = send_from(conn->fd, data, n, listing, &at);
+        if (r != CONN_WAIT)
+                return r;
+        output = malloc(sizeof *output + n);
+        if (!output)
+                return -ENOMEM;
+        *output = (Output){.listing = listing_ref(listing), .at = at, .len = n};
+        memcpy(output->data, data, n);
+        conn->output = output;
+        return CONN_WAIT;
+}
+
+/* Goes on sending what was kept. Returns as conn_send(); nothing kept counts as all sent. */
+int conn_flush(Conn *conn) {
+        Output *output = conn->output;
+        int r;
+
+        if (!output)
+                return 0;
+        r = send_from(conn->fd, output->data, output->len, output->listing, &output->at);
+        if (r == 0)
+                conn->output = output_free(output);
+        return r;
+}
+
+/* Reads and drops what the peer sends although nothing is asked of it.
+ *
+ * Returns 0: there was nothing; CONN_EXCESS: there was something, and more may come; CONN_CLOSED: the peer has
+ * closed, or sent more than anyone needs to hear; a negative errno. */
+int conn_discard(Conn *conn, uint8_t scratch[PROTO_PACKET_MAX]) {
+        bool any = false;
+
+        while (conn->discarded <= DISCARD_MAX) {
+                ssize_t n = recv(conn->fd, scratch, PROTO_PACKET_MAX, MSG_DONTWAIT);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0 && errno != EAGAIN)
+                        return -errno;
+                if (n < 0)
+                        return any ? CONN_EXCESS : 0;
+                if (n == 0)
+                        return CONN_CLOSED;
+                conn->discarded += (size_t) n;
+                any = true;
+        }
+        return CONN_CLOSED;
+}
+
+/* Whether the connection still has to send some of that listing. */
+bool conn_is_sending(const Conn *conn, const Listing *listing) {
+        return conn->output && conn->output->listing == listing;
+}
+
+/* Whether the end of a registered connection has arrived and is only not read yet: its peer has closed or reset it,
+ * or sent bytes, which a registered node must not. */
+bool conn_is_gone(const Conn *conn) {
+        struct pollfd p = {.fd = conn->fd, .events = POLLIN | POLLRDHUP};
+
+        return poll(&p, 1, 0) > 0;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "log.h"
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+
+/* The caller's file and line say nothing to an operator. */
+#define SD_JOURNAL_SUPPRESS_LOCATION 1
+#include <systemd/sd-journal.h>
+
+#include "escape.h"
+
+enum { MESSAGE_MAX = ESCAPED_NAME_MAX + 512 };
+
+typedef enum LogTarget {
+        LOG_TO_STDERR,
+        LOG_TO_JOURNAL,
+        LOG_TO_SYSLOG,
+} LogTarget;
+
+struct Log {
+        LogTarget target;
+        int verbosity;
+};
+
+/* Whether stderr is a stream to the journal: then fields reach it as well. sd_journal_send() reports success even
+ * where no journal is, so this has to be known. */
+static bool stderr_is_journal(void) {
+        const char *stream = getenv("JOURNAL_STREAM");
+        unsigned long long device, inode;
+        struct stat st;
+
+        if (!stream || sscanf(stream, "%llu:%llu", &device, &inode) != 2 || fstat(STDERR_FILENO, &st) < 0)
+                return false;
+        return st.st_dev == device && st.st_ino == inode;
+}
+
+/* Opens the log. verbosity: as -d counts. *ret is the caller's. Returns 0 or -ENOMEM. */
+int log_new(int verbosity, Log **ret) {
+        Log *log = malloc(sizeof *log);
+
+        if (!log)
+                return -ENOMEM;
+        *log = (Log){.target = stderr_is_journal() ? LOG_TO_JOURNAL : LOG_TO_STDERR, .verbosity = verbosity};
+        *ret = log;
+        return 0;
+}
+
+Log *log_free(Log *log) {
+        if (log && log->target == LOG_TO_SYSLOG)
+                closelog();
+        free(log);
+        return NULL;
+}
+
+/* For a process without a terminal: from now on to the journal, or to syslog(3) where there is none. */
+void log_detach(Log *log) {
+        if (access("/run/systemd/journal/socket", W_OK) == 0) {
+                log->target = LOG_TO_JOURNAL;
+                return;
+        }
+        openlog("epmd", LOG_PID | LOG_CONS, LOG_DAEMON);
+        log->target = LOG_TO_SYSLOG;
+}
+
+int log_verbosity(const Log *log) {
+        return log->verbosity;
+}
+
+static void to_stderr(const char *message) {
+        time_t now = time(NULL);
+        struct tm tm;
+        char date[32] = "?";
+
+        /* Always in English, as upstream's asctime(): the program never calls setlocale(). */
+        if (localtime_r(&now, &tm))
+                (void) strftime(date, sizeof date, "%a %b %e %H:%M:%S %Y", &tm);
+        (void) fprintf(stderr, "epmd: %s: %s\n", date, message);
+}
+
+/* One NAME=value of a journal entry; the value's room is the caller's. */
+static void add_field(struct iovec *iov, int *n, char *field, int len) {
+        if (len > 0)
+                iov[(*n)++] = (struct iovec){.iov_base = field, .iov_len = (size_t) len};
+}
+
+static void to_journal(int priority, const LogFields *fields, const char *message) {
+        char text[MESSAGE_MAX + 16], level[16], node[ESCAPED_NAME_MAX + 16], port[32], peer[ADDRESS_TEXT_MAX + 16];
+        char name[ESCAPED_NAME_MAX], address[ADDRESS_TEXT_MAX];
+        struct iovec iov[6];
+        int n = 0;
+
+        add_field(iov, &n, text, snprintf(text, sizeof text, "MESSAGE=%s", message));
+        add_field(iov, &n, level, snprintf(level, sizeof level, "PRIORITY=%d", priority));
+        if (fields && fields->node) {
+                escape_text(fields->node, fields->node_len, name, sizeof name);
+                add_field(iov, &n, node, snprintf(node, sizeof node, "EPMD_NODE=%s", name));
+                add_field(iov, &n, port, snprintf(port, sizeof port, "EPMD_PORT=%d", fields->port));
+        }
+        if (fields && fields->peer) {
+                address_format(fields->peer, address);
+                add_field(iov, &n, peer, snprintf(peer, sizeof peer, "EPMD_PEER=%s", address));
+        }
+        (void) sd_journal_sendv(iov, n);
+}
+
+static bool is_wanted(const Log *log, int priority) {
+        return priority <= (log->verbosity >= VERBOSITY_DEBUG ? LOG_DEBUG : LOG_INFO);
+}
+
+static void emit(Log *log, int priority, const LogFields *fields, const char *message) {
+        switch (log->target) {
+        case LOG_TO_JOURNAL:
+                to_journal(priority, fields, message);
+                break;
+        case LOG_TO_SYSLOG:
+                syslog(priority, "%s", message);
+                break;
+        default:
+                to_stderr(message);
+        }
+}
+
+/* Logs one line. priority: LOG_ERR … LOG_DEBUG; what the verbosity leaves out costs next to nothing.
+ * Text of a peer must come through escape_text(). */
+void log_event(Log *log, int priority, const LogFields *fields, const char *format, ...) {
+        char message[MESSAGE_MAX];
+        va_list ap;
+
+        if (!is_wanted(log, priority))
+                return;
+        va_start(ap, format);
+        (void) vsnprintf(message, sizeof message, format, ap);
+        va_end(ap);
+        emit(log, priority, fields, message);
+}
+
+int log_failure(Log *log, int error, const char *format, ...) {
+        char message[MESSAGE_MAX];
+        va_list ap;
+
+        va_start(ap, format);
+        (void) vsnprintf(message, sizeof message, format, ap);
+        va_end(ap);
+        log_event(log, LOG_ERR, NULL, "%s: %s", message, ERR_TEXT(error));
+        return error;
+}

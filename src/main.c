@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* epmd: wires the modules together. The only file that prints and decides exit statuses. */
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+
+#include "background.h"
+#include "client.h"
+#include "config.h"
+#include "listener.h"
+#include "log.h"
+#include "options.h"
+#include "server.h"
+#include "systemd.h"
+
+enum {
+        EXIT_OWN_ACCORD = 77, /* idle or KILL_REQ under systemd: the units restart on any other status */
+        CLIENT_TIMEOUT_SECONDS = 5,
+        OWN_DESCRIPTORS = 32,       /* for listening sockets, timers, the log */
+        TRANSIENT_DESCRIPTORS = 32, /* for connections of those who only ask */
+};
+
+extern char **environ;
+
+/* ---- The client ---- */
+
+static int explain_call(const Options *options, int r) {
+        switch (r) {
+        case CLIENT_NO_SERVER:
+                (void) fprintf(stderr, "epmd: Cannot connect to local epmd\n");
+                break;
+        case CLIENT_TIMEOUT:
+                (void) fprintf(stderr, "epmd: what listens on port %u of this host did not answer within %d seconds; "
+                                       "see who it is with: ss -ltnp sport = :%u\n",
+                               options->port, CLIENT_TIMEOUT_SECONDS, options->port);
+                break;
+        case CLIENT_TOO_LONG:
+                (void) fprintf(stderr, "epmd: what listens on port %u of this host answers without end, it is no epmd\n",
+                               options->port);
+                break;
+        default:
+                (void) fprintf(stderr, "epmd: failed to ask the epmd on port %u of this host: %s\n", options->port,
+                               ERR_TEXT(r));
+        }
+        return EXIT_FAILURE;
+}
+
+static int print_listing(const ClientReply *reply) {
+        WireReader reader = wire_reader(reply->data, reply->n);
+        uint32_t port = wire_u32(&reader);
+
+        if (reader.failed) {
+                (void) printf("epmd: no response from local epmd\n");
+                return EXIT_FAILURE;
+        }
+        (void) printf("epmd: up and running on port %" PRIu32 " with data:\n", port);
+        (void) fwrite(reader.at, 1, wire_left(&reader), stdout);
+        return EXIT_SUCCESS;
+}
+
+static bool reply_begins(const ClientReply *reply, const char *text) {
+        return reply->n >= strlen(text) && memcmp(reply->data, text, strlen(text)) == 0;
+}
+
+static int print_unexpected(const ClientReply *reply) {
+        (void) printf("epmd: local epmd responded with <%.*s>\n", (int) size_min(reply->n, 100),
+                      reply->n > 0 ? (const char *) reply->data : "");
+        return EXIT_FAILURE;
+}
+
+static int print_kill(const ClientReply *reply) {
+        if (reply_begins(reply, "OK")) {
+                (void) printf("Killed\n");
+                return EXIT_SUCCESS;
+        }
+        if (reply_begins(reply, "NO")) {
+                (void) printf("Killing not allowed - living nodes in database.\n");
+                return EXIT_FAILURE;
+        }
+        return print_unexpected(reply);
+}
+
+/* Upstream sends NOEXISTSTOPPED for an unknown name: the first word counts. */
+static int print_stop(const ClientReply *reply) {
+        if (reply_begins(reply, "STOPPED")) {
+                (void) printf("STOPPED\n");
+                return EXIT_SUCCESS;
+        }
+        if (reply_begins(reply, "NOEXIST")) {
+                (void) printf("NOEXIST\n");
+                return EXIT_FAILURE;
+        }
+        return print_unexpected(reply);
+}
+
+static int make_request(const Options *options, Request *ret) {
+        static const uint8_t tags[] = {
+                [COMMAND_NAMES] = TAG_NAMES_REQ,
+                [COMMAND_STARTED] = TAG_NAMES_REQ,
+                [COMMAND_DUMP] = TAG_DUMP_REQ,
+                [COMMAND_KILL] = TAG_KILL_REQ,
+                [COMMAND_STOP] = TAG_STOP_REQ,
+        };
+
+        *ret = (Request){.tag = tags[options->command]};
+        if (options->command != COMMAND_STOP)
+                return 0;
+        if (strlen(options->stop_name) == 0 || strlen(options->stop_name) > PROTO_NAME_BYTES_MAX)
+                return -EINVAL;
+        ret->node.name = (const uint8_t *) options->stop_name;
+        ret->node.name_len = (uint16_t) strlen(options->stop_name);
+        return 0;
+}
+
+static int run_command(const Options *options) {
+        ClientReply reply;
+        Request request;
+        int r, status;
+
+        if (make_request(options, &request) < 0) {
+                (void) fprintf(stderr, "epmd: -stop needs the name of a node, of 1 to %d bytes\n", PROTO_NAME_BYTES_MAX);
+                return EXIT_FAILURE;
+        }
+        r = client_call_local(options->port, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
+        if (options->command == COMMAND_STARTED)
+                status = r == 0 && reply.n >= sizeof(uint32_t) ? EXIT_SUCCESS : EXIT_FAILURE;
+        else if (r != 0)
+                status = explain_call(options, r);
+        else if (options->command == COMMAND_KILL)
+                status = print_kill(&reply);
+        else if (options->command == COMMAND_STOP)
+                status = print_stop(&reply);
+        else
+                status = print_listing(&reply);
+        client_reply_done(&reply);
+        return status;
+}
+
+/* ---- The sockets ---- */
+
+/* Serves what the service manager passed. Returns 0 or a negative errno, explained. */
+static int add_passed(Server *server, Log *log) {
+        PassedSockets sockets;
+        int r;
+
+        r = systemd_take_sockets(&sockets);
+        if (r < 0) {
+                systemd_leave();
+                return log_failure(log, r, "Failed to take the sockets that systemd passes");
+        }
+        if (sockets.n == 0) {
+                systemd_leave();
+                log_message(log, LOG_ERR, "No socket was passed by systemd: start epmd.socket, not \"epmd -systemd\"; "
+                                          "without systemd, leave -systemd out");
+                return -ENOENT;
+        }
+        for (size_t i = 0; i < sockets.n && r >= 0; i++) {
+                const char *name = sockets.items[i].name ? sockets.items[i].name : "?";
+
+                r = listener_check(sockets.items[i].fd);
+                if (r != 0) {
+                        log_message(log, LOG_ERR,
+                                    "Socket %zu of those passed by systemd, \"%s\", cannot be served: %s; look at the "
+                                    "socket units with Service=epmd.service",
+                                    i + 1, name, listener_problem_text(r));
+                        r = r < 0 ? r : -ENOTSUP;
+                        break;
+                }
+                r = server_add_listener(server, TAKE_FD(sockets.items[i].fd));
+                if (r < 0)
+                        (void) log_failure(log, r, "Failed to serve socket \"%s\"", name);
+        }
+        passed_sockets_done(&sockets);
+        return r;
+}
+
+/* The port is taken. That is fine if an epmd has it: whoever starts a second one wants one to run, no more.
+ * Returns 1 then, else -EADDRINUSE, explained. */
+static int explain_taken(const Address *address, Log *log) {
+        const Request request = {.tag = TAG_NAMES_REQ};
+        char text[ADDRESS_TEXT_MAX];
+        ClientReply reply;
+        bool answers;
+        int r;
+
+        r = client_call_local(address->port, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
+        answers = r == 0 && reply.n >= sizeof(uint32_t);
+        client_reply_done(&reply);
+        if (!answers && !address_is_any(address)) {
+                r = client_call(address, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
+                answers = r == 0 && reply.n >= sizeof(uint32_t);
+                client_reply_done(&reply);
+        }
+        if (answers) {
+                log_message(log, LOG_DEBUG, "An epmd runs on port %u already, nothing to do", address->port);
+                return 1;
+        }
+        log_message(log, LOG_ERR,
+                    "Failed to listen on %s: another program, which is no epmd, has the port; see which with: "
+                    "ss -ltnp sport = :%u",
+                    address_format(address, text), address->port);
+        return -EADDRINUSE;
+}
+
+/* Listens on one address and serves it. implied: nobody asked for it, so it may fail.
+ * Returns 0; 1: an epmd has the port; a negative errno, explained. */
+static int add_address(Server *server, const Address *address, bool implied, Log *log) {
+        char text[ADDRESS_TEXT_MAX];
+        int fd, r;
+
+        r = listener_open(address, &fd);
+        if (r >= 0)
+                return server_add_listener(server, fd);
+        /* An implied loopback is often covered by a given 0.0.0.0; [::] can be taken only by somebody else. */
+        if (implied && !(r == -EADDRINUSE && address_is_any(address))) {
+                log_message(log, LOG_DEBUG, "Not listening on %s: %s", address_format(address, text), ERR_TEXT(r));
+                return 0;
+        }
+        if (r == -EADDRINUSE)
+                return explain_taken(address, log);
+        return log_failure(log, r, "Failed to listen on %s", address_format(address, text));
+}
+
+/* Listens on what the options say, as upstream does: on everything, or on the given addresses and the loopbacks.
+ * Returns as add_address(). */
+static int add_own(Server *server, const Options *options, Log *log) {
+        const Address any4 = {.family = AF_INET, .port = options->port};
+        const Address any6 = {.family = AF_INET6, .port = options->port};
+        const Address loopback4 = {.family = AF_INET, .port = options->port, .ip = {127, 0, 0, 1}};
+        const Address loopback6 = {.family = AF_INET6, .port = options->port, .ip = {[15] = 1}};
+        bool everything = options->n_addresses == 0;
+        int r = 0;
+
+        if (everything)
+                r = add_address(server, &any4, false, log);
+        for (size_t i = 0; i < options->n_addresses && r == 0; i++)
+                r = add_address(server, &options->addresses[i], false, log);
+        if (r != 0)
+                return r;
+        /* Not every machine has IPv6. */
+        if (everything)
+                return add_address(server, &any6, true, log);
+        (void) add_address(server, &loopback4, true, log);
+        (void) add_address(server, &loopback6, true, log);
+        return 0;
+}
+
+/* ---- The daemon ---- */
+
+/* Raises the soft limit of descriptors to the hard one. Returns what holds then. */
+static size_t raise_descriptors(Log *log) {
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
+                (void) log_failure(log, -errno, "Failed to read the limit of descriptors, assuming 1024");
+                return 1024;
+        }
+        /* Under systemd both are the same, and the sandbox forbids the call. */
+        if (limit.rlim_cur == limit.rlim_max)
+                return size_min(limit.rlim_cur, INT32_MAX);
+        limit.rlim_cur = limit.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &limit) < 0) {
+                (void) log_failure(log, -errno, "Failed to raise the limit of descriptors");
+                (void) getrlimit(RLIMIT_NOFILE, &limit);
+        }
+        return size_min(limit.rlim_cur, INT32_MAX);
+}
+
+/* Divides the descriptors among the daemon itself, those who only ask, and the nodes. With very few, each part gets
+ * some. */
+static void divide_descriptors(size_t all, size_t *ret_connections, size_t *ret_nodes) {
+        size_t connections = all - size_min(OWN_DESCRIPTORS, all / 2);
+
+        *ret_connections = connections;
+        *ret_nodes = connections - size_min(TRANSIENT_DESCRIPTORS, connections / 2);
+}
+
+/* What belongs to a running daemon. */
+typedef struct Daemon {
+        Registry *registry;
+        Service *service;
+        Server *server;
+} Daemon;
+
+static void daemon_done(Daemon *daemon) {
+        server_free(daemon->server);
+        service_free(daemon->service);
+        registry_free(daemon->registry);
+}
+
+static int daemon_init(Daemon *daemon, const Options *options, Log *log) {
+        ServerConfig config = {
+                .packet_timeout = options->packet_timeout,
+                .idle_timeout = options->idle_timeout,
+                .delay_accept = options->delay_accept,
+                .delay_write = options->delay_write,
+        };
+        uint8_t seed[SIPHASH_KEY_SIZE];
+        uint32_t counter;
+        size_t nodes_max;
+        int r;
+
+        divide_descriptors(raise_descriptors(log), &config.connections_max, &nodes_max);
+        /* A random start makes it as good as sure that no creation comes back after a restart, whatever the clock
+         * says. */
+        if (getrandom(seed, sizeof seed, 0) != sizeof seed || getrandom(&counter, sizeof counter, 0) != sizeof counter)
+                return log_failure(log, -errno, "Failed to get random numbers");
+        r = registry_new(seed, counter, nodes_max, &daemon->registry);
+        if (r >= 0)
+                r = service_new(daemon->registry, options->relaxed, options->port, &daemon->service);
+        if (r >= 0)
+                r = server_new(&config, daemon->registry, daemon->service, log, &daemon->server);
+        if (r < 0)
+                return log_failure(log, r, "Failed to set up the daemon");
+        return 0;
+}
+
+static int exit_status(const Options *options, ServerEnd end) {
+        return options->systemd && end != SERVER_END_SIGNAL ? EXIT_OWN_ACCORD : EXIT_SUCCESS;
+}
+
+/* Serves until the end. ready_fd: whom to tell when the sockets listen, or -1. Returns the exit status. */
+static int serve(const Options *options, Log *log, int ready_fd) {
+        _cleanup_(daemon_done) Daemon daemon = {};
+        _cleanup_close_ int ready = ready_fd;
+        ServerEnd end;
+        int r;
+
+        r = daemon_init(&daemon, options, log);
+        if (r >= 0)
+                r = options->systemd ? add_passed(daemon.server, log) : add_own(daemon.server, options, log);
+        if (r >= 0 && ready >= 0) {
+                int r2 = background_ready(TAKE_FD(ready));
+                if (r2 < 0)
+                        r = log_failure(log, r2, "Failed to go to the background");
+                log_detach(log);
+        }
+        if (r == 0) {
+                r = server_run(daemon.server, &end);
+                if (r >= 0)
+                        return exit_status(options, end);
+                (void) log_failure(log, r, "Failed to go on serving");
+        }
+        if (r > 0)
+                return EXIT_SUCCESS;
+        systemd_notify("ERRNO=%d\nSTATUS=%s", -r, ERR_TEXT(r));
+        return EXIT_FAILURE;
+}
+
+static int serve_in_background(const Options *options, Log *log) {
+        int ready_fd, r;
+
+        /* What the starter has open, a pipe of a shell's say, must not live as long as the daemon. */
+        (void) close_range(STDERR_FILENO + 1, ~0U, 0);
+        r = background_enter(&ready_fd);
+        if (r == 0)
+                return serve(options, log, ready_fd);
+        if (r > 0)
+                r = background_wait(ready_fd);
+        else
+                (void) log_failure(log, r, "Failed to make a process for the background");
+        return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+static int run_daemon(const Options *options) {
+        _cleanup_(log_freep) Log *log = NULL;
+
+        if (log_new(options->verbosity, &log) < 0) {
+                (void) fprintf(stderr, "epmd: out of memory\n");
+                return EXIT_FAILURE;
+        }
+        (void) signal(SIGPIPE, SIG_IGN);
+        (void) signal(SIGHUP, SIG_IGN);
+        if (!options->systemd)
+                systemd_leave();
+        return options->daemon ? serve_in_background(options, log) : serve(options, log, -1);
+}
+
+static int run(const Options *options) {
+        switch (options->command) {
+        case COMMAND_SERVE:
+                return run_daemon(options);
+        case COMMAND_HELP:
+                (void) fputs(options_help(), stdout);
+                return EXIT_SUCCESS;
+        case COMMAND_VERSION:
+                (void) puts("epmd (" PACKAGE_NAME ") " PACKAGE_VERSION);
+                return EXIT_SUCCESS;
+        default:
+                return run_command(options);
+        }
+}
+
+int main(int argc, char **argv) {
+        char error[OPTIONS_ERROR_MAX];
+        Options options;
+        int status;
+
+        if (options_parse(argc, argv, environ, &options, error) < 0) {
+                (void) fprintf(stderr, "epmd: %s\n", error);
+                return EXIT_FAILURE;
+        }
+        status = run(&options);
+        options_done(&options);
+        if (fflush(stdout) != 0 && status == EXIT_SUCCESS)
+                status = EXIT_FAILURE;
+        return status;
+}

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "options.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+        PACKET_TIMEOUT_DEFAULT = 60,
+        IDLE_TIMEOUT_DEFAULT = 300, /* only where something starts the daemon again */
+        SECONDS_MAX = 86400 * 365,
+};
+
+enum {
+        OPT_DAEMON = 256,
+        OPT_RELAXED,
+        OPT_PACKET_TIMEOUT,
+        OPT_IDLE_TIMEOUT,
+        OPT_DELAY_ACCEPT,
+        OPT_DELAY_WRITE,
+        OPT_ADDRESS,
+        OPT_PORT,
+        OPT_SYSTEMD,
+        OPT_NAMES,
+        OPT_DUMP,
+        OPT_KILL,
+        OPT_STOP,
+        OPT_STARTED,
+        OPT_HELP,
+        OPT_VERSION,
+};
+
+/* Upstream's words and, where those have an underscore, GNU's spelling. getopt_long_only() takes each with one dash
+ * or two. */
+static const struct option long_options[] = {
+        {"debug", no_argument, NULL, 'd'},
+        {"daemon", no_argument, NULL, OPT_DAEMON},
+        {"relaxed_command_check", no_argument, NULL, OPT_RELAXED},
+        {"relaxed-command-check", no_argument, NULL, OPT_RELAXED},
+        {"packet_timeout", required_argument, NULL, OPT_PACKET_TIMEOUT},
+        {"packet-timeout", required_argument, NULL, OPT_PACKET_TIMEOUT},
+        {"idle-timeout", required_argument, NULL, OPT_IDLE_TIMEOUT},
+        {"delay_accept", required_argument, NULL, OPT_DELAY_ACCEPT},
+        {"delay-accept", required_argument, NULL, OPT_DELAY_ACCEPT},
+        {"delay_write", required_argument, NULL, OPT_DELAY_WRITE},
+        {"delay-write", required_argument, NULL, OPT_DELAY_WRITE},
+        {"address", required_argument, NULL, OPT_ADDRESS},
+        {"port", required_argument, NULL, OPT_PORT},
+        {"systemd", no_argument, NULL, OPT_SYSTEMD},
+        {"names", no_argument, NULL, OPT_NAMES},
+        {"dump", no_argument, NULL, OPT_DUMP},
+        {"kill", no_argument, NULL, OPT_KILL},
+        {"stop", required_argument, NULL, OPT_STOP},
+        {"started", no_argument, NULL, OPT_STARTED},
+        {"help", no_argument, NULL, OPT_HELP},
+        {"version", no_argument, NULL, OPT_VERSION},
+        {},
+};
+
+static const char help_text[] =
+        "Usage: epmd [OPTION]...            serve, in the foreground\n"
+        "       epmd [-port N] COMMAND      talk to the epmd of this host\n"
+        "\n"
+        "The Erlang Port Mapper Daemon, native to systemd. Every option may be written\n"
+        "with one dash or two, and its value as the next word or behind an equals sign.\n"
+        "\n"
+        "Commands:\n"
+        "  -names                  list the registered nodes\n"
+        "  -dump                   list what is registered and what was\n"
+        "  -started                no output; status 0 if an epmd answers\n"
+        "  -kill                   end the epmd, if no node is registered\n"
+        "  -stop NAME              unregister a node, if epmd runs with relaxed checks\n"
+        "  -help, -version         say this, or the version, and end\n"
+        "\n"
+        "Options:\n"
+        "  -port N                 port to listen on or to talk to (default 4369)\n"
+        "  -address LIST           addresses to listen on, separated by commas;\n"
+        "                          127.0.0.1 and ::1 are added (default: all)\n"
+        "  -systemd                take the listening sockets from systemd\n"
+        "  -daemon                 go to the background once listening\n"
+        "  -relaxed_command_check  allow -kill with nodes registered, and -stop\n"
+        "  -packet_timeout SEC     time for a whole request and its reply (default 60)\n"
+        "  -idle-timeout SEC       with -systemd: end when nothing happens for so long,\n"
+        "                          0 for never (default 300)\n"
+        "  -d, -debug              log more; up to three times\n"
+        "  -delay_accept SEC, -delay_write SEC\n"
+        "                          for tests: wait before accepting, before replying\n"
+        "\n"
+        "Environment: ERL_EPMD_PORT, ERL_EPMD_ADDRESS, ERL_EPMD_RELAXED_COMMAND_CHECK;\n"
+        "options win over it. See epmd(1).\n";
+
+/* The text of -help. */
+const char *options_help(void) {
+        return help_text;
+}
+
+static int fail(char *error, const char *format, ...) _printf_(2, 3);
+
+static int fail(char *error, const char *format, ...) {
+        va_list ap;
+
+        va_start(ap, format);
+        (void) vsnprintf(error, OPTIONS_ERROR_MAX, format, ap);
+        va_end(ap);
+        return -EINVAL;
+}
+
+static int parse_port(const char *what, const char *text, uint16_t *ret, char *error) {
+        char *end;
+        long port;
+
+        errno = 0;
+        port = strtol(text, &end, 10);
+        if (errno != 0 || end == text || *end || text[0] == ' ' || port < 1 || port > UINT16_MAX)
+                return fail(error, "%s \"%s\" is not a port: give a number from 1 to 65535", what, text);
+        *ret = (uint16_t) port;
+        return 0;
+}
+
+static int parse_seconds(const char *what, const char *text, double least, double *ret, char *error) {
+        char *end;
+        double seconds = strtod(text, &end);
+
+        if (end == text || *end || !(seconds >= least && seconds <= SECONDS_MAX))
+                return fail(error, "%s \"%s\" is not a time: give seconds from %g to %d", what, text, least,
+                            SECONDS_MAX);
+        *ret = seconds;
+        return 0;
+}
+
+static int parse_timeout(const char *what, const char *text, double least, uint64_t *ret, char *error) {
+        double seconds;
+        int r = parse_seconds(what, text, least, &seconds, error);
+
+        if (r < 0)
+                return r;
+        *ret = (uint64_t) (seconds * (double) USEC_PER_SEC);
+        return 0;
+}
+
+static int parse_delay(const char *what, const char *text, unsigned *ret, char *error) {
+        double seconds;
+        int r = parse_seconds(what, text, 0, &seconds, error);
+
+        if (r < 0)
+                return r;
+        *ret = (unsigned) seconds;
+        return 0;
+}
+
+static bool parse_address(const char *text, size_t n, Address *ret) {
+        char copy[INET6_ADDRSTRLEN + 1];
+        Address address = {};
+
+        if (n >= sizeof copy)
+                return false;
+        memcpy(copy, text, n);
+        copy[n] = 0;
+        if (inet_pton(AF_INET, copy, address.ip) == 1)
+                address.family = AF_INET;
+        else if (inet_pton(AF_INET6, copy, address.ip) == 1)
+                address.family = AF_INET6;
+        else
+                return false;
+        *ret = address;
+        return true;
+}
+
+/* A list without any address is the same as no list. The ports are filled in at the end, when they are known. */
+static int parse_addresses(const char *what, const char *list, Options *options, char *error) {
+        static const char separators[] = ", ";
+        Address *addresses;
+        size_t n = 0;
+
+        addresses = calloc(strlen(list) / 2 + 1, sizeof *addresses);
+        if (!addresses) {
+                (void) fail(error, "out of memory");
+                return -ENOMEM;
+        }
+        for (const char *p = list + strspn(list, separators); *p; p += strspn(p, separators)) {
+                size_t len = strcspn(p, separators);
+
+                if (!parse_address(p, len, &addresses[n])) {
+                        free(addresses);
+                        return fail(error, "%s: \"%.*s\" is not an IPv4 or IPv6 address", what,
+                                    (int) size_min(len, 100), p);
+                }
+                n++;
+                p += len;
+        }
+        free(options->addresses);
+        options->addresses = addresses;
+        options->n_addresses = n;
+        return 0;
+}
+
+static const char *from_environment(char *const *environment, const char *name) {
+        size_t n = strlen(name);
+
+        for (; *environment; environment++)
+                if (strncmp(*environment, name, n) == 0 && (*environment)[n] == '=')
+                        return *environment + n + 1;
+        return NULL;
+}
+
+static int parse_environment(char *const *environment, Options *options, char *error) {
+        const char *value;
+        int r;
+
+        value = from_environment(environment, "ERL_EPMD_PORT");
+        if (value && *value) {
+                r = parse_port("ERL_EPMD_PORT", value, &options->port, error);
+                if (r < 0)
+                        return r;
+        }
+        value = from_environment(environment, "ERL_EPMD_ADDRESS");
+        if (value) {
+                r = parse_addresses("ERL_EPMD_ADDRESS", value, options, error);
+                if (r < 0)
+                        return r;
+        }
+        options->relaxed = from_environment(environment, "ERL_EPMD_RELAXED_COMMAND_CHECK") != NULL;
+        return 0;
+}
+
+static int set_command(Options *options, Command command, char *error) {
+        if (options->command != COMMAND_SERVE && options->command != command)
+                return fail(error, "more than one command was given: give one of -names, -dump, -started, -kill, "
+                                   "-stop");
+        options->command = command;
+        return 0;
+}
+
+static int apply_command(int option, const char *value, Options *options, char *error) {
+        switch (option) {
+        case OPT_NAMES:
+                return set_command(options, COMMAND_NAMES, error);
+        case OPT_DUMP:
+                return set_command(options, COMMAND_DUMP, error);
+        case OPT_KILL:
+                return set_command(options, COMMAND_KILL, error);
+        case OPT_STOP:
+                options->stop_name = value;
+                return set_command(options, COMMAND_STOP, error);
+        case OPT_STARTED:
+                return set_command(options, COMMAND_STARTED, error);
+        case OPT_HELP:
+                options->command = COMMAND_HELP;
+                return 0;
+        default:
+                options->command = COMMAND_VERSION;
+                return 0;
+        }
+}
+
+static int apply_option(int option, const char *word, const char *value, Options *options, char *error) {
+        switch (option) {
+        case 'd':
+                options->verbosity++;
+                return 0;
+        case OPT_DAEMON:
+                options->daemon = true;
+                return 0;
+        case OPT_RELAXED:
+                options->relaxed = true;
+                return 0;
+        case OPT_SYSTEMD:
+                options->systemd = true;
+                return 0;
+        case OPT_PACKET_TIMEOUT:
+                return parse_timeout(word, value, 1, &options->packet_timeout, error);
+        case OPT_IDLE_TIMEOUT:
+                return parse_timeout(word, value, 0, &options->idle_timeout, error);
+        case OPT_DELAY_ACCEPT:
+                return parse_delay(word, value, &options->delay_accept, error);
+        case OPT_DELAY_WRITE:
+                return parse_delay(word, value, &options->delay_write, error);
+        case OPT_ADDRESS:
+                return parse_addresses(word, value, options, error);
+        case OPT_PORT:
+                return parse_port(word, value, &options->port, error);
+        default:
+                return apply_command(option, value, options, error);
+        }
+}
+
+/* The option's name without dashes and value. */
+static size_t option_name(const char *word, const char **ret) {
+        *ret = word + strspn(word, "-");
+        return strcspn(*ret, "=");
+}
+
+/* getopt_long_only() takes -k for -kill. A daemon must not end by a typing error. */
+static bool is_exact(const char *word, const char *name) {
+        const char *given;
+        size_t n = option_name(word, &given);
+
+        return strlen(name) == n && strncmp(given, name, n) == 0;
+}
+
+static int refuse_word(int option, const char *word, char *error) {
+        if (option == ':')
+                return fail(error, "option %s needs a value; see epmd -help", word);
+        return fail(error, "unknown option %s; see epmd -help", word);
+}
+
+static int parse_arguments(int argc, char **argv, Options *options, char *error) {
+        optind = 0;
+        opterr = 0;
+        for (;;) {
+                int index = -1, at = optind > 0 ? optind : 1, option, r;
+                const char *word = at < argc ? argv[at] : "";
+
+                option = getopt_long_only(argc, argv, "+:d", long_options, &index);
+                if (option == -1)
+                        break;
+                if (option == '?' || option == ':' || (index >= 0 && !is_exact(word, long_options[index].name)))
+                        return refuse_word(option, word, error);
+                r = apply_option(option, word, optarg, options, error);
+                if (r < 0)
+                        return r;
+        }
+        if (optind < argc)
+                return fail(error, "unexpected argument \"%s\"; see epmd -help", argv[optind]);
+        return 0;
+}
+
+/* Parses the command line and the environment; options win over the environment.
+ *
+ * environment: as environ. *ret is to be freed with options_done(), and valid while argv is.
+ * Returns 0; -EINVAL or -ENOMEM with one line in error, naming what is wrong and what is right, and *ret untouched. */
+int options_parse(int argc, char **argv, char *const *environment, Options *ret, char error[OPTIONS_ERROR_MAX]) {
+        Options options = {
+                .port = OPTIONS_DEFAULT_PORT,
+                .packet_timeout = PACKET_TIMEOUT_DEFAULT * USEC_PER_SEC,
+                .idle_timeout = UINT64_MAX,
+        };
+        int r;
+
+        r = parse_environment(environment, &options, error);
+        if (r >= 0)
+                r = parse_arguments(argc, argv, &options, error);
+        if (r < 0) {
+                options_done(&options);
+                return r;
+        }
+        if (options.systemd && options.daemon) {
+                options_done(&options);
+                return fail(error, "-systemd and -daemon exclude each other: systemd needs the process in the "
+                                   "foreground");
+        }
+        if (!options.systemd)
+                options.idle_timeout = 0;
+        else if (options.idle_timeout == UINT64_MAX)
+                options.idle_timeout = IDLE_TIMEOUT_DEFAULT * USEC_PER_SEC;
+        for (size_t i = 0; i < options.n_addresses; i++)
+                options.addresses[i].port = options.port;
+        *ret = options;
+        return 0;
+}
+
+/* Frees what the struct owns. */
+void options_done(Options *options) {
+        free(options->addresses);
+        options->addresses = NULL;
+        options->n_addresses = 0;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The command line and the environment as a struct. Pure but for the state of getopt(3). */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "address.h"
+#include "util.h"
+
+enum {
+        OPTIONS_DEFAULT_PORT = 4369,
+        OPTIONS_ERROR_MAX = 512,
+};
+
+typedef enum Command {
+        COMMAND_SERVE,
+        COMMAND_NAMES,
+        COMMAND_DUMP,
+        COMMAND_KILL,
+        COMMAND_STOP,
+        COMMAND_STARTED,
+        COMMAND_HELP,
+        COMMAND_VERSION,
+} Command;
+
+typedef struct Options {
+        Command command;
+        const char *stop_name; /* of COMMAND_STOP; points into argv */
+        bool daemon;
+        bool systemd;
+        bool relaxed;
+        int verbosity;
+        uint16_t port;
+        Address *addresses; /* owned; what to bind to, without the implied loopbacks; NULL: everything */
+        size_t n_addresses;
+        uint64_t packet_timeout; /* µs */
+        uint64_t idle_timeout;   /* µs; 0: never */
+        unsigned delay_accept;   /* s */
+        unsigned delay_write;    /* s */
+} Options;
+
+int options_parse(int argc, char **argv, char *const *environment, Options *ret, char error[OPTIONS_ERROR_MAX]);
+void options_done(Options *options);
+const char *options_help(void);

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "registry.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Running out of memory while a table grows leaves the element out and says so by hh.tbl being NULL. */
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+struct Node {
+        UT_hash_handle hh;
+        void *holder;      /* the connection that registered it; NULL once released */
+        uint32_t creation; /* of the node, in the form that it was told */
+        uint32_t counter;  /* what it was derived from */
+        int fd;            /* of that connection; for DUMP_REQ only */
+        uint16_t port;
+        uint16_t highest_version;
+        uint16_t lowest_version;
+        uint16_t name_len;
+        uint16_t extra_len;
+        uint8_t type;
+        uint8_t protocol;
+        uint8_t bytes[]; /* the name, then Extra */
+};
+
+struct Registry {
+        Node *live;     /* uthash keeps the order of insertion: the tail is the newest */
+        Node *released; /* the head was released first */
+        size_t nodes_max;
+        uint64_t revision;
+        uint32_t counter; /* the last one given */
+        uint8_t seed[SIPHASH_KEY_SIZE];
+};
+
+/* Makes an empty registry.
+ *
+ * seed: 16 random bytes, against names chosen to collide; counter: creations continue behind it; nodes_max: how many
+ * nodes may be registered at once. *ret is the caller's, to be freed with registry_free(). Returns 0 or -ENOMEM. */
+int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t nodes_max, Registry **ret) {
+        Registry *registry = calloc(1, sizeof *registry);
+
+        if (!registry)
+                return -ENOMEM;
+        memcpy(registry->seed, seed, sizeof registry->seed);
+        registry->counter = counter;
+        registry->nodes_max = nodes_max;
+        *ret = registry;
+        return 0;
+}
+
+static void free_table(Node **table) {
+        Node *node, *next;
+
+        HASH_ITER(hh, *table, node, next) {
+                HASH_DEL(*table, node);
+                free(node);
+        }
+}
+
+Registry *registry_free(Registry *registry) {
+        if (!registry)
+                return NULL;
+        free_table(&registry->live);
+        free_table(&registry->released);
+        free(registry);
+        return NULL;
+}
+
+static unsigned name_hash(const Registry *registry, const uint8_t *name, size_t n) {
+        return (unsigned) siphash24(registry->seed, name, n);
+}
+
+static Node *table_find(const Registry *registry, Node *table, const uint8_t *name, size_t n) {
+        Node *node;
+
+        HASH_FIND_BYHASHVALUE(hh, table, name, n, name_hash(registry, name, n), node);
+        return node;
+}
+
+/* Appends the node; false when there was no memory, the table being as before. */
+static bool table_add(const Registry *registry, Node **table, Node *node) {
+        HASH_ADD_KEYPTR_BYHASHVALUE(
+                hh, *table, node->bytes, node->name_len, name_hash(registry, node->bytes, node->name_len), node);
+        return node->hh.tbl != NULL;
+}
+
+static void forget(Registry *registry, Node *node) {
+        HASH_DEL(registry->released, node);
+        free(node);
+}
+
+/* The next creation for a node of this version: never 0..3 nor, in the form it is told, the previous one of its
+ * name. One counter serves all names, so that a value comes back for no name before all 2^32 were used. */
+static void next_creation(Registry *registry, Node *node, const Node *previous) {
+        do {
+                do
+                        registry->counter++;
+                while (registry->counter <= 3);
+                node->counter = registry->counter;
+                node->creation = proto_wire_creation(node->highest_version, node->counter);
+        } while (previous && node->creation == previous->creation);
+}
+
+static Node *node_new(const NodeInfo *info, void *holder, int fd) {
+        Node *node = malloc(sizeof *node + info->name_len + info->extra_len);
+
+        if (!node)
+                return NULL;
+        *node = (Node){
+                .holder = holder,
+                .fd = fd,
+                .port = info->port,
+                .highest_version = info->highest_version,
+                .lowest_version = info->lowest_version,
+                .name_len = info->name_len,
+                .extra_len = info->extra_len,
+                .type = info->type,
+                .protocol = info->protocol,
+        };
+        memcpy(node->bytes, info->name, info->name_len);
+        if (info->extra_len > 0)
+                memcpy(node->bytes + info->name_len, info->extra, info->extra_len);
+        return node;
+}
+
+/* Registers a name.
+ *
+ * info: checked by proto_parse_request(), copied; holder: the connection it belongs to, opaque here; fd: that
+ * connection's descriptor, shown by DUMP_REQ. *ret is the registry's, valid until registry_remove().
+ * Returns 0; REGISTRY_TAKEN; REGISTRY_FULL; -ENOMEM. In all but the first case nothing has changed. */
+int registry_add(Registry *registry, const NodeInfo *info, void *holder, int fd, Node **ret) {
+        Node *node, *previous;
+
+        if (registry_find(registry, info->name, info->name_len))
+                return REGISTRY_TAKEN;
+        if (registry_count(registry) >= registry->nodes_max)
+                return REGISTRY_FULL;
+        node = node_new(info, holder, fd);
+        if (!node)
+                return -ENOMEM;
+        if (!table_add(registry, &registry->live, node)) {
+                free(node);
+                return -ENOMEM;
+        }
+        previous = table_find(registry, registry->released, info->name, info->name_len);
+        next_creation(registry, node, previous);
+        if (previous)
+                forget(registry, previous);
+        registry->revision++;
+        *ret = node;
+        return 0;
+}
+
+/* Releases a registered name and remembers it, at the cost of the one released longest ago. The node is not the
+ * caller's any more. */
+void registry_remove(Registry *registry, Node *node) {
+        HASH_DEL(registry->live, node);
+        registry->revision++;
+        node->holder = NULL;
+        if (!table_add(registry, &registry->released, node)) {
+                /* Without memory the name is forgotten; its creation stays behind the counter all the same. */
+                free(node);
+                return;
+        }
+        if (HASH_COUNT(registry->released) > REGISTRY_RELEASED_MAX)
+                forget(registry, registry->released);
+}
+
+/* The registered node of that name, or NULL. */
+Node *registry_find(const Registry *registry, const uint8_t *name, size_t n) {
+        return table_find(registry, registry->live, name, n);
+}
+
+/* The node registered last, or NULL. */
+Node *registry_newest(const Registry *registry) {
+        Node *head = registry->live;
+
+        return head ? ELMT_FROM_HH(head->hh.tbl, head->hh.tbl->tail) : NULL;
+}
+
+/* The node registered before this one, or NULL. */
+Node *registry_older(const Node *node) {
+        return node->hh.prev;
+}
+
+/* The name released longest ago, or NULL. */
+Node *registry_oldest_released(const Registry *registry) {
+        return registry->released;
+}
+
+/* The name released after this one, or NULL. */
+Node *registry_newer_released(const Node *node) {
+        return node->hh.next;
+}
+
+size_t registry_count(const Registry *registry) {
+        return HASH_COUNT(registry->live);
+}
+
+size_t registry_released_count(const Registry *registry) {
+        return HASH_COUNT(registry->released);
+}
+
+/* A number that differs whenever the set of registered or remembered names does. */
+uint64_t registry_revision(const Registry *registry) {
+        return registry->revision;
+}
+
+/* What the node said of itself; points into the node. */
+NodeInfo node_info(const Node *node) {
+        return (NodeInfo){
+                .name = node->bytes,
+                .extra = node->bytes + node->name_len,
+                .name_len = node->name_len,
+                .extra_len = node->extra_len,
+                .port = node->port,
+                .highest_version = node->highest_version,
+                .lowest_version = node->lowest_version,
+                .type = node->type,
+                .protocol = node->protocol,
+        };
+}
+
+/* The creation that the node was told. */
+uint32_t node_creation(const Node *node) {
+        return node->creation;
+}
+
+/* The connection that holds the name; NULL for a released one. */
+void *node_holder(const Node *node) {
+        return node->holder;
+}
+
+/* The descriptor of that connection; of a released name, what it was. */
+int node_fd(const Node *node) {
+        return node->fd;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The daemon: listening sockets, connections and the event loop around the service. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "log.h"
+#include "service.h"
+
+typedef struct Server Server;
+
+typedef struct ServerConfig {
+        size_t connections_max;  /* open at once, registered ones included */
+        uint64_t packet_timeout; /* µs from accept until the reply is sent */
+        uint64_t idle_timeout;   /* µs without node or connection until the daemon ends; 0: never */
+        unsigned delay_accept;   /* s, for tests */
+        unsigned delay_write;    /* s, for tests */
+} ServerConfig;
+
+/* Why server_run() returned. */
+typedef enum ServerEnd {
+        SERVER_END_SIGNAL, /* SIGTERM or SIGINT */
+        SERVER_END_KILLED, /* KILL_REQ */
+        SERVER_END_IDLE,
+} ServerEnd;
+
+int server_new(const ServerConfig *config, Registry *registry, Service *service, Log *log, Server **ret);
+Server *server_free(Server *server);
+DEFINE_CLEANUP(Server *, server_free)
+
+int server_add_listener(Server *server, int fd);
+int server_run(Server *server, ServerEnd *ret);

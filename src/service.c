@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "service.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct Service {
+        Registry *registry;    /* not ours */
+        bool relaxed;          /* KILL_REQ with nodes registered, and STOP_REQ, are allowed */
+        uint16_t default_port; /* what NAMES tells a peer that came by no port */
+        Listing *names;        /* the last ones made, good as long as the registry has not changed */
+        Listing *dump;
+};
+
+/* Makes the service of a registry, which stays the caller's and must outlive it. Returns 0 or -ENOMEM. */
+int service_new(Registry *registry, bool relaxed, uint16_t default_port, Service **ret) {
+        Service *service = malloc(sizeof *service);
+
+        if (!service)
+                return -ENOMEM;
+        *service = (Service){.registry = registry, .relaxed = relaxed, .default_port = default_port};
+        *ret = service;
+        return 0;
+}
+
+Service *service_free(Service *service) {
+        if (!service)
+                return NULL;
+        listing_unref(service->names);
+        listing_unref(service->dump);
+        free(service);
+        return NULL;
+}
+
+static WireWriter response_writer(Response *response) {
+        return wire_writer(response->data, sizeof response->data);
+}
+
+static void put_refusal(Response *response, Refusal refusal) {
+        WireWriter w = response_writer(response);
+
+        proto_put_alive2_reply(&w, response->request.node.highest_version, 1, PROTO_REFUSED_CREATION);
+        response->len = w.len;
+        response->verdict = VERDICT_REFUSED;
+        response->refusal = refusal;
+}
+
+static int handle_alive2(Service *service, void *holder, int fd, Response *response) {
+        const NodeInfo *info = &response->request.node;
+        WireWriter w = response_writer(response);
+        int r;
+
+        r = registry_add(service->registry, info, holder, fd, &response->node);
+        switch (r) {
+        case 0:
+                proto_put_alive2_reply(&w, info->highest_version, 0, node_creation(response->node));
+                response->len = w.len;
+                response->verdict = VERDICT_REGISTERED;
+                return 0;
+        case REGISTRY_TAKEN:
+                response->node = registry_find(service->registry, info->name, info->name_len);
+                put_refusal(response, REFUSAL_TAKEN);
+                return 0;
+        case REGISTRY_FULL:
+                put_refusal(response, REFUSAL_FULL);
+                return 0;
+        default:
+                put_refusal(response, REFUSAL_NO_MEMORY);
+                return 0;
+        }
+}
+
+static int handle_port2(Service *service, Response *response) {
+        const NodeInfo *asked = &response->request.node;
+        WireWriter w = response_writer(response);
+
+        response->node = registry_find(service->registry, asked->name, asked->name_len);
+        if (response->node) {
+                NodeInfo info = node_info(response->node);
+                proto_put_port2_reply(&w, &info);
+        } else
+                proto_put_port2_reply(&w, NULL);
+        response->len = w.len;
+        return 0;
+}
+
+static int handle_listing(Service *service, const Peer *peer, Listing **cached,
+                          int (*make)(const Registry *, Listing **), Response *response) {
+        WireWriter w = response_writer(response);
+        Listing *fresh;
+        int r;
+
+        if (!*cached || listing_revision(*cached) != registry_revision(service->registry)) {
+                r = make(service->registry, &fresh);
+                if (r < 0)
+                        return r;
+                listing_unref(*cached);
+                *cached = fresh;
+        }
+        wire_put_u32(&w, peer->address.family == AF_UNIX ? service->default_port : peer->port_reached);
+        response->len = w.len;
+        response->listing = *cached;
+        return 0;
+}
+
+static void put_text(Response *response, const char *text) {
+        WireWriter w = response_writer(response);
+
+        wire_put_bytes(&w, text, strlen(text));
+        response->len = w.len;
+}
+
+static int handle_kill(Service *service, Response *response) {
+        if (registry_count(service->registry) > 0 && !service->relaxed) {
+                put_text(response, "NO");
+                return 0;
+        }
+        put_text(response, "OK");
+        response->verdict = VERDICT_EXIT;
+        return 0;
+}
+
+static int handle_stop(Service *service, Response *response) {
+        const NodeInfo *asked = &response->request.node;
+
+        response->node = registry_find(service->registry, asked->name, asked->name_len);
+        if (!response->node) {
+                put_text(response, "NOEXIST");
+                return 0;
+        }
+        put_text(response, "STOPPED");
+        response->verdict = VERDICT_STOP;
+        return 0;
+}
+
+/* Whether this request may come from this peer at all; one that may not is closed silently. */
+static bool may_ask(const Service *service, const Peer *peer, uint8_t tag) {
+        switch (tag) {
+        case TAG_PORT2_REQ:
+        case TAG_NAMES_REQ:
+                return true;
+        case TAG_STOP_REQ:
+                return peer->local && service->relaxed;
+        default:
+                return peer->local;
+        }
+}
+
+/* Handles one request.
+ *
+ * body, n: the packet without its length; holder, fd: the connection that a registration will belong to.
+ * *ret is filled in every case; the request's log line can be made of it. When the name is taken, the caller may
+ * find that its holder is gone, remove it, and call again.
+ * Returns 0, or -ENOMEM: there is no answer, close the connection. */
+int service_handle(
+        Service *service, const Peer *peer, const uint8_t *body, size_t n, void *holder, int fd, Response *ret) {
+        int r;
+
+        /* Not one initializer: it would clear the reply's two kilobytes for every look-up. */
+        ret->verdict = VERDICT_CLOSE;
+        ret->refusal = REFUSAL_NONE;
+        ret->request.tag = 0;
+        ret->node = NULL;
+        ret->listing = NULL;
+        ret->len = 0;
+
+        r = proto_parse_request(body, n, &ret->request);
+        if (r == PROTO_MALFORMED || !may_ask(service, peer, ret->request.tag))
+                return 0;
+        if (r == PROTO_UNACCEPTABLE) {
+                put_refusal(ret, REFUSAL_INVALID);
+                return 0;
+        }
+        switch (ret->request.tag) {
+        case TAG_ALIVE2_REQ:
+                return handle_alive2(service, holder, fd, ret);
+        case TAG_PORT2_REQ:
+                return handle_port2(service, ret);
+        case TAG_NAMES_REQ:
+                return handle_listing(service, peer, &service->names, listing_new_names, ret);
+        case TAG_DUMP_REQ:
+                return handle_listing(service, peer, &service->dump, listing_new_dump, ret);
+        case TAG_KILL_REQ:
+                return handle_kill(service, ret);
+        default:
+                return handle_stop(service, ret);
+        }
+}
+
+/* The reason of a refused registration, for people. */
+const char *refusal_text(Refusal refusal) {
+        switch (refusal) {
+        case REFUSAL_INVALID:
+                return "not a legal name or extra data too long";
+        case REFUSAL_TAKEN:
+                return "the name is taken";
+        case REFUSAL_FULL:
+                return "no more nodes can be registered";
+        case REFUSAL_NO_MEMORY:
+                return "out of memory";
+        default:
+                return "accepted";
+        }
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* The policy of the daemon: what a request from a peer does to the registry and what the peer is told. Pure: it
+ * sees facts and bytes, and changes nothing but the registry. */
+
+#include <stdbool.h>
+
+#include "listing.h"
+#include "peer.h"
+#include "proto.h"
+#include "registry.h"
+#include "util.h"
+
+typedef struct Service Service;
+
+/* What to do with the connection, besides sending the response. */
+typedef enum Verdict {
+        VERDICT_CLOSE,      /* close it; without data: silently */
+        VERDICT_REGISTERED, /* keep it: response.node belongs to it */
+        VERDICT_REFUSED,    /* close it: response.refusal says why */
+        VERDICT_STOP,       /* release response.node and end its connection, then close this one */
+        VERDICT_EXIT,       /* close it and end the daemon */
+} Verdict;
+
+typedef enum Refusal {
+        REFUSAL_NONE,
+        REFUSAL_INVALID, /* a name or Extra that cannot be registered */
+        REFUSAL_TAKEN,   /* response.node holds the name */
+        REFUSAL_FULL,
+        REFUSAL_NO_MEMORY,
+} Refusal;
+
+typedef struct Response {
+        Verdict verdict;
+        Refusal refusal;
+        Request request; /* as parsed; points into the request's bytes. Tag 0: malformed */
+        Node *node;
+        Listing *listing; /* to be sent behind data; the service's: take a reference to keep it */
+        size_t len;
+        uint8_t data[PROTO_PORT2_REPLY_MAX];
+} Response;
+
+int service_new(Registry *registry, bool relaxed, uint16_t default_port, Service **ret);
+Service *service_free(Service *service);
+DEFINE_CLEANUP(Service *, service_free)
+
+int service_handle(
+        Service *service, const Peer *peer, const uint8_t *body, size_t n, void *holder, int fd, Response *ret);
+const char *refusal_text(Refusal refusal);
