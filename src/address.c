@@ -60,7 +60,8 @@ bool address_is_loopback(const Address *address) {
 bool address_is_any(const Address *address) {
         static const uint8_t zero[16];
 
-        return memcmp(address->ip, zero, sizeof zero) == 0;
+        return (address->family == AF_INET || address->family == AF_INET6) &&
+               memcmp(address->ip, zero, sizeof zero) == 0;
 }
 
 /* Whether both are the same IP address; the ports do not matter. */

@@ -114,7 +114,7 @@ static int parse_port(const char *what, const char *text, uint16_t *ret, char *e
 
         errno = 0;
         port = strtol(text, &end, 10);
-        if (errno != 0 || end == text || *end || text[0] == ' ' || port < 1 || port > UINT16_MAX)
+        if (errno != 0 || end == text || *end || !(text[0] >= '0' && text[0] <= '9') || port < 1 || port > UINT16_MAX)
                 return fail(error, "%s \"%s\" is not a port: give a number from 1 to 65535", what, text);
         *ret = (uint16_t) port;
         return 0;
@@ -124,7 +124,7 @@ static int parse_seconds(const char *what, const char *text, double least, doubl
         char *end;
         double seconds = strtod(text, &end);
 
-        if (end == text || *end || !(seconds >= least && seconds <= SECONDS_MAX))
+        if (end == text || *end || !(text[0] >= '0' && text[0] <= '9') || !(seconds >= least && seconds <= SECONDS_MAX))
                 return fail(error, "%s \"%s\" is not a time: give seconds from %g to %d", what, text, least,
                             SECONDS_MAX);
         *ret = seconds;
@@ -227,6 +227,8 @@ static int parse_environment(char *const *environment, Options *options, char *e
 }
 
 static int set_command(Options *options, Command command, char *error) {
+        if (options->command == COMMAND_HELP || options->command == COMMAND_VERSION)
+                return 0;
         if (options->command != COMMAND_SERVE && options->command != command)
                 return fail(error, "more than one command was given: give one of -names, -dump, -started, -kill, "
                                    "-stop");

@@ -267,7 +267,9 @@ int proto_parse_names_line(const uint8_t **at, const uint8_t *end, NodeInfo *ret
                 return PROTO_MALFORMED;
         name = *at + prefix_len;
         words = find_port_words(name, newline);
-        if (!words || words - name > PROTO_NAME_BYTES_MAX)
+        if (!words || words == name || words - name > PROTO_NAME_BYTES_MAX)
+                return PROTO_MALFORMED;
+        if (words + strlen(" at port ") == newline)
                 return PROTO_MALFORMED;
         for (const uint8_t *p = words + strlen(" at port "); p < newline; p++) {
                 if (*p < '0' || *p > '9')

@@ -49,7 +49,9 @@ static inline uint8_t wire_u8(WireReader *r) {
 
 static inline uint16_t wire_u16(WireReader *r) {
         const uint8_t *p = wire_bytes(r, 2);
-        return p ? (uint16_t) (p[0] << 8 | p[1]) : 0;
+        if (!p)
+                return 0;
+        return (uint16_t) (p[0] << 8 | p[1]);
 }
 
 static inline uint32_t wire_u32(WireReader *r) {
@@ -80,6 +82,8 @@ static inline void wire_put_u16(WireWriter *w, uint16_t v) {
 }
 
 static inline void wire_put_u32(WireWriter *w, uint32_t v) {
-        wire_put_u16(w, (uint16_t) (v >> 16));
-        wire_put_u16(w, (uint16_t) (v & 0xffff));
+        wire_put_bytes(w,
+                       (const uint8_t[]){(uint8_t) (v >> 24), (uint8_t) (v >> 16 & 0xff), (uint8_t) (v >> 8 & 0xff),
+                                         (uint8_t) (v & 0xff)},
+                       4);
 }
