@@ -14,7 +14,7 @@ struct Acceptor {
         AcceptFunction on_accept;
         AcceptErrorFunction on_error;
         void *userdata;
-        sd_event_source *listeners[LISTENERS_MAX];
+        sd_event_source *listeners[LISTENERS_MAX]; /* their descriptions are the sockets' names */
         size_t n_listeners;
         sd_event_source *retry; /* armed after an error that only time or another process can mend */
         bool paused;
@@ -112,8 +112,8 @@ static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *
 }
 
 /* Serves a listening, non-blocking socket, which is the acceptor's from here on, whatever the outcome.
- * Returns 0; -E2BIG: more sockets than anyone needs; the error of sd_event_add_io(). */
-int acceptor_add(Acceptor *acceptor, int fd) {
+ * name: its FileDescriptorName=. Returns 0; -E2BIG: more sockets than anyone needs; the error of sd_event_add_io(). */
+int acceptor_add(Acceptor *acceptor, int fd, const char *name) {
         _cleanup_close_ int owned = fd;
         sd_event_source *source;
         int r;
@@ -123,7 +123,9 @@ int acceptor_add(Acceptor *acceptor, int fd) {
         r = sd_event_add_io(acceptor->event, &source, fd, EPOLLIN, on_listener, acceptor);
         if (r < 0)
                 return r;
-        r = sd_event_source_set_io_fd_own(source, true);
+        r = sd_event_source_set_description(source, name);
+        if (r >= 0)
+                r = sd_event_source_set_io_fd_own(source, true);
         if (r < 0) {
                 sd_event_source_disable_unref(source);
                 return r;
@@ -157,4 +159,19 @@ void acceptor_resume(Acceptor *acceptor) {
 
 bool acceptor_is_paused(const Acceptor *acceptor) {
         return acceptor->paused;
+}
+
+/* Adds duplicates of the listening sockets, under their names, to what a successor is to be passed. Returns 0 or a
+ * negative errno. */
+int acceptor_pass_on(const Acceptor *acceptor, PassedSockets *sockets) {
+        for (size_t i = 0; i < acceptor->n_listeners; i++) {
+                const char *name = "?";
+                int r;
+
+                (void) sd_event_source_get_description(acceptor->listeners[i], &name);
+                r = passed_sockets_add_copy(sockets, sd_event_source_get_io_fd(acceptor->listeners[i]), name);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
 }

@@ -8,6 +8,7 @@
 #include <systemd/sd-event.h>
 
 #include "address.h"
+#include "systemd.h"
 #include "util.h"
 
 typedef struct Acceptor Acceptor;
@@ -23,7 +24,8 @@ int acceptor_new(sd_event *event, AcceptFunction on_accept, AcceptErrorFunction 
 Acceptor *acceptor_free(Acceptor *acceptor);
 DEFINE_CLEANUP(Acceptor *, acceptor_free)
 
-int acceptor_add(Acceptor *acceptor, int fd);
+int acceptor_add(Acceptor *acceptor, int fd, const char *name);
+int acceptor_pass_on(const Acceptor *acceptor, PassedSockets *sockets);
 void acceptor_pause(Acceptor *acceptor);
 void acceptor_resume(Acceptor *acceptor);
 bool acceptor_is_paused(const Acceptor *acceptor);

@@ -174,3 +174,13 @@ bool conn_is_gone(const Conn *conn) {
 
         return poll(&p, 1, 0) > 0;
 }
+
+/* The kernel's own number of the connection (SO_COOKIE): the same in whatever process it is, and no other's; 0 if
+ * the kernel does not tell. */
+uint64_t conn_cookie(const Conn *conn) {
+        uint64_t cookie = 0;
+        socklen_t len = sizeof cookie;
+
+        (void) getsockopt(conn->fd, SOL_SOCKET, SO_COOKIE, &cookie, &len);
+        return cookie;
+}

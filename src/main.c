@@ -144,40 +144,41 @@ static int run_command(const Options *options) {
 
 /* ---- The sockets ---- */
 
-/* Serves what the service manager passed. Returns 0 or a negative errno, explained. */
-static int add_passed(Server *server, Log *log) {
-        PassedSockets sockets;
-        int r;
+/* Takes what the service manager passes. Returns 0 or a negative errno, explained. */
+static int take_passed(PassedSockets *sockets, Log *log) {
+        int r = systemd_take_sockets(sockets);
 
-        r = systemd_take_sockets(&sockets);
-        if (r < 0) {
-                systemd_leave();
+        if (r >= 0 && sockets->n > 0)
+                return 0;
+        systemd_leave();
+        if (r < 0)
                 return log_failure(log, r, "Failed to take the sockets that systemd passes");
-        }
-        if (sockets.n == 0) {
-                systemd_leave();
-                log_message(log, LOG_ERR, "No socket was passed by systemd: start epmd.socket, not \"epmd -systemd\"; "
-                                          "without systemd, leave -systemd out");
-                return -ENOENT;
-        }
-        for (size_t i = 0; i < sockets.n && r >= 0; i++) {
-                const char *name = sockets.items[i].name ? sockets.items[i].name : "?";
+        log_message(log, LOG_ERR, "No socket was passed by systemd: start epmd.socket, not \"epmd -systemd\"; without "
+                                  "systemd, leave -systemd out");
+        return -ENOENT;
+}
 
-                r = listener_check(sockets.items[i].fd);
+/* Serves the sockets that were passed. Returns 0 or a negative errno, explained. */
+static int add_passed(Server *server, PassedSockets *sockets, Log *log) {
+        for (size_t i = 0; i < sockets->n; i++) {
+                const char *name = sockets->items[i].name;
+                int r;
+
+                if (sockets->items[i].fd < 0)
+                        continue;
+                r = listener_check(sockets->items[i].fd);
                 if (r != 0) {
                         log_message(log, LOG_ERR,
                                     "Socket %zu of those passed by systemd, \"%s\", cannot be served: %s; look at the "
                                     "socket units with Service=epmd.service",
                                     i + 1, name, listener_problem_text(r));
-                        r = r < 0 ? r : -ENOTSUP;
-                        break;
+                        return r < 0 ? r : -ENOTSUP;
                 }
-                r = server_add_listener(server, TAKE_FD(sockets.items[i].fd));
+                r = server_add_listener(server, TAKE_FD(sockets->items[i].fd), name);
                 if (r < 0)
-                        (void) log_failure(log, r, "Failed to serve socket \"%s\"", name);
+                        return log_failure(log, r, "Failed to serve socket \"%s\"", name);
         }
-        passed_sockets_done(&sockets);
-        return r;
+        return 0;
 }
 
 /* The port is taken. That is fine if an epmd has it: whoever starts a second one wants one to run, no more.
@@ -216,7 +217,7 @@ static int add_address(Server *server, const Address *address, bool implied, Log
 
         r = listener_open(address, &fd);
         if (r >= 0)
-                return server_add_listener(server, fd);
+                return server_add_listener(server, fd, "epmd");
         /* An implied loopback is often covered by a given 0.0.0.0; [::] can be taken only by somebody else. */
         if (implied && !(r == -EADDRINUSE && address_is_any(address))) {
                 log_message(log, LOG_DEBUG, "Not listening on %s: %s", address_format(address, text), ERR_TEXT(r));
@@ -283,6 +284,11 @@ static void divide_descriptors(size_t all, size_t *ret_connections, size_t *ret_
 
 /* What belongs to a running daemon. */
 typedef struct Daemon {
+        const Options *options;
+        Log *log;
+        char **argv;
+        PassedSockets sockets; /* passed in and not yet taken */
+        Store *store;
         Registry *registry;
         Service *service;
         Server *server;
@@ -292,32 +298,105 @@ static void daemon_done(Daemon *daemon) {
         server_free(daemon->server);
         service_free(daemon->service);
         registry_free(daemon->registry);
+        store_free(daemon->store);
+        passed_sockets_done(&daemon->sockets);
 }
 
-static int daemon_init(Daemon *daemon, const Options *options, Log *log) {
+/* SIGHUP: the program, which may be a newer one by now, goes on in this process. Returns only a negative errno. */
+static int reload(void *userdata) {
+        Daemon *daemon = userdata;
+        const char *program = strchr(daemon->argv[0], '/') ? daemon->argv[0] : "/proc/self/exe";
+        PassedSockets sockets = {};
+        int r;
+
+        /* What can be known to fail must fail before there is no way back. */
+        if (access(program, X_OK) < 0)
+                return -errno;
+        r = server_pass_on(daemon->server, &sockets);
+        if (r >= 0)
+                r = store_pass_on(daemon->store, &sockets);
+        if (r >= 0) {
+                log_message(daemon->log, LOG_INFO, "Starting %s anew, with %zu nodes registered", program,
+                            registry_count(daemon->registry));
+                r = systemd_exec(program, daemon->argv, &sockets);
+        }
+        passed_sockets_done(&sockets);
+        return r;
+}
+
+/* Opens the store, where there is one: a service with a runtime directory. A daemon that cannot use it serves
+ * nevertheless. */
+static void open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, StoreReport *report) {
+        const char *directory = getenv("RUNTIME_DIRECTORY");
+        int r;
+
+        if (directory && *directory) {
+                r = store_new(directory, &daemon->sockets, nodes_max + REGISTRY_RELEASED_MAX + 1, descriptors, report,
+                              &daemon->store);
+                if (r >= 0)
+                        return;
+                log_message(daemon->log, LOG_WARNING,
+                            "Registrations will be lost when epmd restarts, failed to open %s: %s", directory,
+                            ERR_TEXT(r));
+        }
+        store_abandon(&daemon->sockets);
+}
+
+/* Where creations go on: behind the last one given, if that is known. Else a random start makes it as good as sure
+ * that none comes back, whatever the clock says. */
+static int first_counter(Store *store, uint32_t *ret) {
+        if (store && table_get_counter(store_table(store), ret) && *ret != 0)
+                return 0;
+        return getrandom(ret, sizeof *ret, 0) == sizeof *ret ? 0 : -errno;
+}
+
+static int make_parts(Daemon *daemon, ServerConfig *config, size_t nodes_max) {
+        const Options *options = daemon->options;
+        Table *table = daemon->store ? store_table(daemon->store) : NULL;
+        uint8_t seed[SIPHASH_KEY_SIZE];
+        uint32_t counter;
+        int r;
+
+        r = getrandom(seed, sizeof seed, 0) == sizeof seed ? 0 : -errno;
+        if (r >= 0)
+                r = first_counter(daemon->store, &counter);
+        if (r >= 0)
+                r = registry_new(seed, counter, nodes_max, table, &daemon->registry);
+        if (r >= 0)
+                r = service_new(daemon->registry, options->relaxed, options->port, &daemon->service);
+        if (r >= 0)
+                r = server_new(config, daemon->registry, daemon->service, daemon->store, daemon->log, &daemon->server);
+        return r < 0 ? log_failure(daemon->log, r, "Failed to set up the daemon") : 0;
+}
+
+static int daemon_init(Daemon *daemon) {
+        const Options *options = daemon->options;
         ServerConfig config = {
                 .packet_timeout = options->packet_timeout,
                 .idle_timeout = options->idle_timeout,
                 .delay_accept = options->delay_accept,
                 .delay_write = options->delay_write,
+                .reload = reload,
+                .reload_userdata = daemon,
         };
-        uint8_t seed[SIPHASH_KEY_SIZE];
-        uint32_t counter;
-        size_t nodes_max;
+        size_t descriptors = raise_descriptors(daemon->log), nodes_max;
+        StoreReport report = {};
         int r;
 
-        divide_descriptors(raise_descriptors(log), &config.connections_max, &nodes_max);
-        /* A random start makes it as good as sure that no creation comes back after a restart, whatever the clock
-         * says. */
-        if (getrandom(seed, sizeof seed, 0) != sizeof seed || getrandom(&counter, sizeof counter, 0) != sizeof counter)
-                return log_failure(log, -errno, "Failed to get random numbers");
-        r = registry_new(seed, counter, nodes_max, &daemon->registry);
-        if (r >= 0)
-                r = service_new(daemon->registry, options->relaxed, options->port, &daemon->service);
-        if (r >= 0)
-                r = server_new(&config, daemon->registry, daemon->service, log, &daemon->server);
+        divide_descriptors(descriptors, &config.connections_max, &nodes_max);
+        if (options->systemd) {
+                r = take_passed(&daemon->sockets, daemon->log);
+                if (r < 0)
+                        return r;
+                open_store(daemon, nodes_max, descriptors, &report);
+        }
+        r = make_parts(daemon, &config, nodes_max);
+        if (r < 0 || !daemon->store)
+                return r;
+        r = server_restore(daemon->server, &report);
         if (r < 0)
-                return log_failure(log, r, "Failed to set up the daemon");
+                (void) log_failure(daemon->log, r, "Failed to restore all nodes; the others will have to register "
+                                                   "again");
         return 0;
 }
 
@@ -326,15 +405,16 @@ static int exit_status(const Options *options, ServerEnd end) {
 }
 
 /* Serves until the end. ready_fd: whom to tell when the sockets listen, or -1. Returns the exit status. */
-static int serve(const Options *options, Log *log, int ready_fd) {
-        _cleanup_(daemon_done) Daemon daemon = {};
+static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
+        _cleanup_(daemon_done) Daemon daemon = {.options = options, .argv = argv, .log = log};
         _cleanup_close_ int ready = ready_fd;
         ServerEnd end;
         int r;
 
-        r = daemon_init(&daemon, options, log);
+        r = daemon_init(&daemon);
         if (r >= 0)
-                r = options->systemd ? add_passed(daemon.server, log) : add_own(daemon.server, options, log);
+                r = options->systemd ? add_passed(daemon.server, &daemon.sockets, log)
+                                     : add_own(daemon.server, options, log);
         if (r >= 0 && ready >= 0) {
                 int r2 = background_ready(TAKE_FD(ready));
                 if (r2 < 0)
@@ -350,17 +430,21 @@ static int serve(const Options *options, Log *log, int ready_fd) {
         if (r > 0)
                 return EXIT_SUCCESS;
         systemd_notify("ERRNO=%d\nSTATUS=%s", -r, ERR_TEXT(r));
+        /* The unit restarts without a pause, as a daemon that was killed must; one that cannot run is no reason to
+         * keep the machine busy. */
+        if (options->systemd && getenv("NOTIFY_SOCKET"))
+                (void) sleep(1);
         return EXIT_FAILURE;
 }
 
-static int serve_in_background(const Options *options, Log *log) {
+static int serve_in_background(const Options *options, char **argv, Log *log) {
         int ready_fd, r;
 
         /* What the starter has open, a pipe of a shell's say, must not live as long as the daemon. */
         (void) close_range(STDERR_FILENO + 1, ~0U, 0);
         r = background_enter(&ready_fd);
         if (r == 0)
-                return serve(options, log, ready_fd);
+                return serve(options, argv, log, ready_fd);
         if (r > 0)
                 r = background_wait(ready_fd);
         else
@@ -368,7 +452,7 @@ static int serve_in_background(const Options *options, Log *log) {
         return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static int run_daemon(const Options *options) {
+static int run_daemon(const Options *options, char **argv) {
         _cleanup_(log_freep) Log *log = NULL;
 
         if (log_new(options->verbosity, &log) < 0) {
@@ -379,13 +463,13 @@ static int run_daemon(const Options *options) {
         (void) signal(SIGHUP, SIG_IGN);
         if (!options->systemd)
                 systemd_leave();
-        return options->daemon ? serve_in_background(options, log) : serve(options, log, -1);
+        return options->daemon ? serve_in_background(options, argv, log) : serve(options, argv, log, -1);
 }
 
-static int run(const Options *options) {
+static int run(const Options *options, char **argv) {
         switch (options->command) {
         case COMMAND_SERVE:
-                return run_daemon(options);
+                return run_daemon(options, argv);
         case COMMAND_HELP:
                 (void) fputs(options_help(), stdout);
                 return EXIT_SUCCESS;
@@ -406,7 +490,7 @@ int main(int argc, char **argv) {
                 (void) fprintf(stderr, "epmd: %s\n", error);
                 return EXIT_FAILURE;
         }
-        status = run(&options);
+        status = run(&options, argv);
         options_done(&options);
         if (fflush(stdout) != 0 && status == EXIT_SUCCESS)
                 status = EXIT_FAILURE;

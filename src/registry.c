@@ -10,10 +10,11 @@
 
 struct Node {
         UT_hash_handle hh;
-        void *holder;      /* the connection that registered it; NULL once released */
-        uint32_t creation; /* of the node, in the form that it was told */
-        uint32_t counter;  /* what it was derived from */
-        int fd;            /* of that connection; for DUMP_REQ only */
+        void *holder;     /* the connection that registered it; NULL once released */
+        uint64_t since;   /* realtime, µs */
+        uint32_t counter; /* what its creation is derived from */
+        uint32_t slot;    /* in the table, or TABLE_NO_SLOT */
+        int fd;           /* of that connection; for DUMP_REQ only */
         uint16_t port;
         uint16_t highest_version;
         uint16_t lowest_version;
@@ -25,10 +26,12 @@ struct Node {
 };
 
 struct Registry {
+        Table *table;   /* not ours; NULL: nothing outlives the process */
         Node *live;     /* uthash keeps the order of insertion: the tail is the newest */
         Node *released; /* the head was released first */
         size_t nodes_max;
         uint64_t revision;
+        uint64_t serial;  /* of the registration before, in the order of all */
         uint32_t counter; /* the last one given */
         uint8_t seed[SIPHASH_KEY_SIZE];
 };
@@ -36,8 +39,10 @@ struct Registry {
 /* Makes an empty registry.
  *
  * seed: 16 random bytes, against names chosen to collide; counter: creations continue behind it; nodes_max: how many
- * nodes may be registered at once. *ret is the caller's, to be freed with registry_free(). Returns 0 or -ENOMEM. */
-int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t nodes_max, Registry **ret) {
+ * nodes may be registered at once; table: where every change is written as it happens, or NULL. *ret is the
+ * caller's, to be freed with registry_free(), which leaves the table as it is. Returns 0 or -ENOMEM. */
+int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t nodes_max, Table *table,
+                 Registry **ret) {
         Registry *registry = calloc(1, sizeof *registry);
 
         if (!registry)
@@ -45,6 +50,7 @@ int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t 
         memcpy(registry->seed, seed, sizeof registry->seed);
         registry->counter = counter;
         registry->nodes_max = nodes_max;
+        registry->table = table;
         *ret = registry;
         return 0;
 }
@@ -87,7 +93,14 @@ static bool table_add(const Registry *registry, Node **table, Node *node) {
 
 static void forget(Registry *registry, Node *node) {
         HASH_DEL(registry->released, node);
+        if (registry->table)
+                table_erase(registry->table, node->slot);
         free(node);
+}
+
+static void forget_excess(Registry *registry) {
+        if (HASH_COUNT(registry->released) > REGISTRY_RELEASED_MAX)
+                forget(registry, registry->released);
 }
 
 /* The next creation for a node of this version: never 0..3 nor, in the form it is told, the previous one of its
@@ -98,18 +111,18 @@ static void next_creation(Registry *registry, Node *node, const Node *previous) 
                         registry->counter++;
                 while (registry->counter <= 3);
                 node->counter = registry->counter;
-                node->creation = proto_wire_creation(node->highest_version, node->counter);
-        } while (previous && node->creation == previous->creation);
+        } while (previous && node_creation(node) == node_creation(previous));
+        if (registry->table)
+                table_set_counter(registry->table, registry->counter);
 }
 
-static Node *node_new(const NodeInfo *info, void *holder, int fd) {
+static Node *node_new(const NodeInfo *info) {
         Node *node = malloc(sizeof *node + info->name_len + info->extra_len);
 
         if (!node)
                 return NULL;
         *node = (Node){
-                .holder = holder,
-                .fd = fd,
+                .fd = -1,
                 .port = info->port,
                 .highest_version = info->highest_version,
                 .lowest_version = info->lowest_version,
@@ -124,31 +137,96 @@ static Node *node_new(const NodeInfo *info, void *holder, int fd) {
         return node;
 }
 
+static void set_holder(Node *node, const Holder *holder) {
+        node->holder = holder->connection;
+        node->fd = holder->fd;
+}
+
+/* Writes a live node into the table. Without room there the node is registered all the same, and has no slot. */
+static void write_record(Registry *registry, Node *node, uint64_t cookie) {
+        const TableRecord record = {
+                .info = node_info(node),
+                .cookie = cookie,
+                .serial = ++registry->serial,
+                .since = node->since,
+                .counter = node->counter,
+                .live = true,
+        };
+
+        if (registry->table && table_put(registry->table, &record, &node->slot) != 0)
+                node->slot = TABLE_NO_SLOT;
+}
+
 /* Registers a name.
  *
- * info: checked by proto_parse_request(), copied; holder: the connection it belongs to, opaque here; fd: that
- * connection's descriptor, shown by DUMP_REQ. *ret is the registry's, valid until registry_remove().
+ * info: checked by proto_parse_request(), copied; holder: the connection it belongs to; now: realtime, µs. *ret is
+ * the registry's, valid until registry_remove(); the record is in the table when this returns.
  * Returns 0; REGISTRY_TAKEN; REGISTRY_FULL; -ENOMEM. In all but the first case nothing has changed. */
-int registry_add(Registry *registry, const NodeInfo *info, void *holder, int fd, Node **ret) {
+int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder, uint64_t now, Node **ret) {
         Node *node, *previous;
 
         if (registry_find(registry, info->name, info->name_len))
                 return REGISTRY_TAKEN;
         if (registry_count(registry) >= registry->nodes_max)
                 return REGISTRY_FULL;
-        node = node_new(info, holder, fd);
+        node = node_new(info);
         if (!node)
                 return -ENOMEM;
+        set_holder(node, holder);
+        node->since = now;
         if (!table_add(registry, &registry->live, node)) {
                 free(node);
                 return -ENOMEM;
         }
         previous = table_find(registry, registry->released, info->name, info->name_len);
         next_creation(registry, node, previous);
+        write_record(registry, node, holder->cookie);
         if (previous)
                 forget(registry, previous);
         registry->revision++;
         *ret = node;
+        return 0;
+}
+
+/* Brings back a record of the table, as registered, or, without a holder, as a released name. To be called in the
+ * order of their serials: of two with the same name the later one is remembered.
+ *
+ * *ret is set for a registered node. Returns 0; REGISTRY_TAKEN, REGISTRY_FULL or -ENOMEM: the record is erased. */
+int registry_restore(Registry *registry, uint32_t slot, const TableRecord *record, const Holder *holder, Node **ret) {
+        Node **table = holder ? &registry->live : &registry->released, *previous, *node = NULL;
+        const NodeInfo *info = &record->info;
+        int r = 0;
+
+        if (registry_find(registry, info->name, info->name_len))
+                r = REGISTRY_TAKEN;
+        else if (holder && registry_count(registry) >= registry->nodes_max)
+                r = REGISTRY_FULL;
+        else if (!(node = node_new(info)))
+                r = -ENOMEM;
+        if (r != 0) {
+                table_erase(registry->table, slot);
+                return r;
+        }
+        previous = table_find(registry, registry->released, info->name, info->name_len);
+        if (previous)
+                forget(registry, previous);
+        node->slot = slot;
+        node->since = record->since;
+        node->counter = record->counter;
+        if (holder)
+                set_holder(node, holder);
+        else
+                table_release(registry->table, slot);
+        if (!table_add(registry, table, node)) {
+                table_erase(registry->table, slot);
+                free(node);
+                return -ENOMEM;
+        }
+        registry->serial = record->serial;
+        registry->revision++;
+        forget_excess(registry);
+        if (holder)
+                *ret = node;
         return 0;
 }
 
@@ -158,13 +236,16 @@ void registry_remove(Registry *registry, Node *node) {
         HASH_DEL(registry->live, node);
         registry->revision++;
         node->holder = NULL;
+        if (registry->table)
+                table_release(registry->table, node->slot);
         if (!table_add(registry, &registry->released, node)) {
                 /* Without memory the name is forgotten; its creation stays behind the counter all the same. */
+                if (registry->table)
+                        table_erase(registry->table, node->slot);
                 free(node);
                 return;
         }
-        if (HASH_COUNT(registry->released) > REGISTRY_RELEASED_MAX)
-                forget(registry, registry->released);
+        forget_excess(registry);
 }
 
 /* The registered node of that name, or NULL. */
@@ -224,7 +305,22 @@ NodeInfo node_info(const Node *node) {
 
 /* The creation that the node was told. */
 uint32_t node_creation(const Node *node) {
-        return node->creation;
+        return proto_wire_creation(node->highest_version, node->counter);
+}
+
+/* What its creation is derived from; no other registration has the same before 2^32 more. */
+uint32_t node_counter(const Node *node) {
+        return node->counter;
+}
+
+/* Its record in the table, or TABLE_NO_SLOT. */
+uint32_t node_slot(const Node *node) {
+        return node->slot;
+}
+
+/* When it was registered; realtime, µs. */
+uint64_t node_since(const Node *node) {
+        return node->since;
 }
 
 /* The connection that holds the name; NULL for a released one. */

@@ -10,6 +10,7 @@
 
 #include "proto.h"
 #include "siphash.h"
+#include "table.h"
 #include "util.h"
 
 /* How many released names are remembered; as many as upstream's. */
@@ -18,17 +19,26 @@ enum { REGISTRY_RELEASED_MAX = 1000 };
 typedef struct Registry Registry;
 typedef struct Node Node;
 
+/* The connection that a name belongs to, as far as the registry needs to know it. */
+typedef struct Holder {
+        void *connection; /* opaque */
+        int fd;           /* shown by DUMP_REQ */
+        uint64_t cookie;  /* SO_COOKIE, for the table; 0: not known */
+} Holder;
+
 /* Outcomes. */
 enum {
         REGISTRY_TAKEN = 1, /* the name is registered */
         REGISTRY_FULL,      /* as many nodes as the registry may hold */
 };
 
-int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t nodes_max, Registry **ret);
+int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t nodes_max, Table *table,
+                 Registry **ret);
 Registry *registry_free(Registry *registry);
 DEFINE_CLEANUP(Registry *, registry_free)
 
-int registry_add(Registry *registry, const NodeInfo *info, void *holder, int fd, Node **ret);
+int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder, uint64_t now, Node **ret);
+int registry_restore(Registry *registry, uint32_t slot, const TableRecord *record, const Holder *holder, Node **ret);
 void registry_remove(Registry *registry, Node *node);
 
 Node *registry_find(const Registry *registry, const uint8_t *name, size_t n);
@@ -43,5 +53,8 @@ uint64_t registry_revision(const Registry *registry);
 
 NodeInfo node_info(const Node *node);
 uint32_t node_creation(const Node *node);
+uint32_t node_counter(const Node *node);
+uint32_t node_slot(const Node *node);
+uint64_t node_since(const Node *node);
 void *node_holder(const Node *node);
 int node_fd(const Node *node);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server.h"
 
+#include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,12 +20,14 @@ enum {
         LISTINGS_MAX = 8,       /* versions of a listing that slow readers may keep alive */
         HEX_DUMP_MAX = 256,     /* bytes of a packet shown with -d -d */
         LIMIT_LOG_SECONDS = 10, /* between two messages about running out of room */
+        RELOAD_GRACE_MSEC = 500, /* for requests under way when a new program is to take over */
 };
 
 struct Server {
         ServerConfig config;
-        Registry *registry; /* not ours, as the next two */
+        Registry *registry; /* not ours, as the next three */
         Service *service;
+        Store *store; /* NULL: nothing outlives the process */
         Log *log;
 
         sd_event *event;
@@ -39,6 +43,9 @@ struct Server {
         sd_event_source *idle_timer;
         uint64_t active_time;    /* when something was last done for a peer */
         uint64_t limit_log_time; /* of the last message about a limit; 0: none */
+        uint64_t unkept_log_time; /* and about a node that would not survive a restart */
+        sd_event_source *reload_timer; /* armed: a new program is to take over when the requests under way are done */
+        uint64_t reload_deadline;
 
         uint8_t scratch[PROTO_PACKET_MAX];
 };
@@ -50,6 +57,23 @@ static uint64_t now_usec(const Server *server) {
 
         (void) sd_event_now(server->event, CLOCK_MONOTONIC, &now);
         return now;
+}
+
+static uint64_t now_realtime(const Server *server) {
+        uint64_t now = 0;
+
+        (void) sd_event_now(server->event, CLOCK_REALTIME, &now);
+        return now;
+}
+
+/* Whether it is time for one more message of a kind that could come with every connection. */
+static bool may_log(const Server *server, uint64_t *last) {
+        uint64_t now = now_usec(server);
+
+        if (*last > 0 && now < *last + LIMIT_LOG_SECONDS * USEC_PER_SEC)
+                return false;
+        *last = now;
+        return true;
 }
 
 /* ---- What the service manager is told ---- */
@@ -97,6 +121,52 @@ static int on_idle_timer(sd_event_source *source, uint64_t usec, void *userdata)
         }
         (void) sd_event_source_set_time(source, due);
         return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+}
+
+/* ---- A new program ---- */
+
+static bool is_reloading(const Server *server) {
+        int enabled = SD_EVENT_OFF;
+
+        if (server->reload_timer)
+                (void) sd_event_source_get_enabled(server->reload_timer, &enabled);
+        return enabled != SD_EVENT_OFF;
+}
+
+static int on_reload_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        Server *server = userdata;
+        int r;
+
+        (void) usec;
+        if (server->waiting.count > 0 && now_usec(server) < server->reload_deadline) {
+                (void) sd_event_source_set_time_relative(source, 10 * USEC_PER_MSEC);
+                return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+        }
+        r = server->config.reload(server->config.reload_userdata);
+        (void) log_failure(server->log, r, "Failed to start the new program, going on with this one");
+        acceptor_resume(server->acceptor);
+        systemd_notify("READY=1");
+        return 0;
+}
+
+/* SIGHUP: lets the requests under way come to their end, for a while, then has the new program take over. */
+static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *info, void *userdata) {
+        Server *server = userdata;
+
+        (void) source;
+        (void) info;
+        if (is_reloading(server))
+                return 0;
+        if (!server->store || !server->config.reload) {
+                log_message(server->log, LOG_WARNING, "Not reloading: registrations would be lost, as the unit has no "
+                                                      "RuntimeDirectory= or no FileDescriptorStoreMax=");
+                return 0;
+        }
+        systemd_notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(server));
+        acceptor_pause(server->acceptor);
+        server->reload_deadline = now_usec(server) + RELOAD_GRACE_MSEC * USEC_PER_MSEC;
+        (void) sd_event_source_set_time(server->reload_timer, now_usec(server));
+        return sd_event_source_set_enabled(server->reload_timer, SD_EVENT_ONESHOT);
 }
 
 /* ---- Messages ---- */
@@ -183,26 +253,37 @@ static void log_request(Server *server, const Conn *conn, const Response *respon
 
 /* ---- The end of a connection ---- */
 
-/* Closes a connection; the name that it held is free from here on. */
+/* The name of a connection is free from here on. Its peer may still be there, and others hold duplicates of the
+ * connection, so closing it would not reach the peer. */
+static void unregister(Server *server, Conn *conn, const char *why) {
+        NodeInfo info = node_info(conn->node);
+        LogFields fields = fields_of(conn, &info);
+        uint32_t slot = node_slot(conn->node);
+        char name[ESCAPED_NAME_MAX];
+
+        log_event(server->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
+                  escape_text(info.name, info.name_len, name, sizeof name), info.port, why);
+        registry_remove(server->registry, TAKE_PTR(conn->node));
+        if (server->store)
+                store_drop(server->store, slot);
+        conn->source = sd_event_source_disable_unref(conn->source);
+        (void) shutdown(conn->fd, SHUT_RDWR);
+        status_changed(server);
+        log_table(server);
+}
+
 static void end_conn(Server *server, Conn *conn, const char *why) {
         log_conn(server, conn, VERBOSITY_PACKETS, why);
-        if (conn->node) {
-                NodeInfo info = node_info(conn->node);
-                LogFields fields = fields_of(conn, &info);
-                char name[ESCAPED_NAME_MAX];
-
-                log_event(server->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
-                          escape_text(info.name, info.name_len, name, sizeof name), info.port, why);
-                registry_remove(server->registry, TAKE_PTR(conn->node));
-                log_table(server);
-        }
+        if (conn->node)
+                unregister(server, conn, why);
         if (conn->source)
                 status_changed(server);
         deadlines_remove(&server->waiting, conn);
         conn_free(conn);
         server->n_conns--;
         server->active_time = now_usec(server);
-        acceptor_resume(server->acceptor);
+        if (server->n_conns < server->config.connections_max && !is_reloading(server))
+                acceptor_resume(server->acceptor);
 }
 
 static void on_expired(Conn *conn) {
@@ -292,7 +373,22 @@ static void reply_and_finish(Server *server, Conn *conn, const Response *respons
                 end_conn(server, conn, ERR_TEXT(r));
 }
 
-/* Keeps the connection of a node that has just been registered, then tells it so. */
+/* Makes the registration outlive this process. If that fails the node is served all the same. */
+static void keep(Server *server, const Conn *conn) {
+        int r;
+
+        if (!server->store)
+                return;
+        r = store_keep(server->store, node_slot(conn->node), node_counter(conn->node), conn->fd);
+        if (r == 0 || !may_log(server, &server->unkept_log_time))
+                return;
+        log_message(server->log, LOG_WARNING,
+                    "Some nodes will have to register again when epmd restarts, there is no room to keep them: %s",
+                    r < 0 ? ERR_TEXT(r) : "/run is full, or too many descriptors are in flight");
+}
+
+/* Keeps the connection of a node that has just been registered, then tells it so: only what is stored is
+ * acknowledged. */
 static void keep_registered(Server *server, Conn *conn, const Response *response) {
         int r;
 
@@ -301,6 +397,7 @@ static void keep_registered(Server *server, Conn *conn, const Response *response
         frame_done(&conn->frame);
         r = wait_for(server, conn, EPOLLIN);
         if (r >= 0) {
+                keep(server, conn);
                 log_registered(server, conn);
                 r = conn_send(conn, response->data, response->len, NULL);
         }
@@ -319,12 +416,27 @@ static Conn *holder_of(const Node *node) {
 /* Asks the service. A name counts as taken only while its holder lives: a node that restarts can be here before the
  * end of its former connection was read. */
 static int ask_service(Server *server, Conn *conn, const uint8_t *body, size_t n, Response *ret) {
-        int r = service_handle(server->service, &conn->peer, body, n, conn, conn->fd, ret);
+        const Holder holder = {
+                .connection = conn,
+                .fd = conn->fd,
+                /* A system call that only registrations need. */
+                .cookie = server->store && body[0] == TAG_ALIVE2_REQ ? conn_cookie(conn) : 0,
+        };
+        uint64_t now = now_realtime(server);
+        int r = service_handle(server->service, &conn->peer, body, n, &holder, now, ret);
 
         if (r < 0 || ret->refusal != REFUSAL_TAKEN || !conn_is_gone(holder_of(ret->node)))
                 return r;
         end_conn(server, holder_of(ret->node), "connection closed");
-        return service_handle(server->service, &conn->peer, body, n, conn, conn->fd, ret);
+        return service_handle(server->service, &conn->peer, body, n, &holder, now, ret);
+}
+
+/* Whoever ends the daemon by request ends the registrations too; nothing is to come back with the next one. */
+static void end_nodes(Server *server, const char *why) {
+        Node *node;
+
+        while ((node = registry_newest(server->registry)))
+                end_conn(server, holder_of(node), why);
 }
 
 static void delay(unsigned seconds) {
@@ -362,6 +474,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
                 break;
         case VERDICT_EXIT:
                 log_message(server->log, LOG_NOTICE, "Ending as a client of this host asked for it");
+                end_nodes(server, "epmd was told to end");
                 (void) sd_event_exit(server->event, SERVER_END_KILLED);
                 break;
         case VERDICT_CLOSE:
@@ -432,11 +545,8 @@ static int on_conn(sd_event_source *source, int fd, uint32_t revents, void *user
 
 /* Says that a limit was reached, but not again for every connection. */
 static void log_limit(Server *server, const char *what) {
-        uint64_t now = now_usec(server);
-
-        if (server->limit_log_time > 0 && now < server->limit_log_time + LIMIT_LOG_SECONDS * USEC_PER_SEC)
+        if (!may_log(server, &server->limit_log_time))
                 return;
-        server->limit_log_time = now;
         log_message(server->log, LOG_WARNING,
                     "No new connections until others end: %s, with %zu open; raise LimitNOFILE= of the service", what,
                     server->n_conns);
@@ -478,10 +588,25 @@ static int add_timer(Server *server, sd_event_time_handler_t handler, sd_event_s
         return r < 0 ? r : sd_event_source_set_enabled(*ret, SD_EVENT_OFF);
 }
 
-/* Makes a server without listening sockets. The registry, the service and the log stay the caller's and must
- * outlive it. SIGTERM and SIGINT end its loop; where the service manager asks for it, its watchdog is served.
- * *ret is the caller's. Returns 0 or a negative errno. */
-int server_new(const ServerConfig *config, Registry *registry, Service *service, Log *log, Server **ret) {
+static int add_signals(Server *server) {
+        sigset_t hangup;
+        int r;
+
+        r = sd_event_set_signal_exit(server->event, true);
+        if (r < 0)
+                return r;
+        (void) sigemptyset(&hangup);
+        (void) sigaddset(&hangup, SIGHUP);
+        if (sigprocmask(SIG_BLOCK, &hangup, NULL) < 0)
+                return -errno;
+        return sd_event_add_signal(server->event, NULL, SIGHUP, on_hangup, server);
+}
+
+/* Makes a server without listening sockets. The registry, the service, the store and the log stay the caller's and
+ * must outlive it; store may be NULL. SIGTERM and SIGINT end its loop; where the service manager asks for it, its
+ * watchdog is served. *ret is the caller's. Returns 0 or a negative errno. */
+int server_new(const ServerConfig *config, Registry *registry, Service *service, Store *store, Log *log,
+               Server **ret) {
         _cleanup_(server_freep) Server *server = calloc(1, sizeof *server);
         int r;
 
@@ -490,6 +615,7 @@ int server_new(const ServerConfig *config, Registry *registry, Service *service,
         server->config = *config;
         server->registry = registry;
         server->service = service;
+        server->store = store;
         server->log = log;
         /* Not the thread's default loop: that one asks for the thread's id at every turn. */
         r = sd_event_new(&server->event);
@@ -507,7 +633,10 @@ int server_new(const ServerConfig *config, Registry *registry, Service *service,
         r = add_timer(server, on_idle_timer, &server->idle_timer);
         if (r < 0)
                 return r;
-        r = sd_event_set_signal_exit(server->event, true);
+        r = add_timer(server, on_reload_timer, &server->reload_timer);
+        if (r < 0)
+                return r;
+        r = add_signals(server);
         if (r < 0)
                 return r;
         r = sd_event_set_watchdog(server->event, true);
@@ -517,22 +646,19 @@ int server_new(const ServerConfig *config, Registry *registry, Service *service,
         return 0;
 }
 
+/* Neither the table nor the peers learn of this: what is stored lives on. */
 static void free_conns(Server *server) {
         Conn *conn;
-        Node *node;
 
         while ((conn = server->waiting.first)) {
                 deadlines_remove(&server->waiting, conn);
                 conn_free(conn);
         }
-        while ((node = registry_newest(server->registry))) {
-                conn = holder_of(node);
-                registry_remove(server->registry, node);
-                conn_free(conn);
-        }
+        for (Node *node = registry_newest(server->registry); node; node = registry_older(node))
+                conn_free(holder_of(node));
 }
 
-/* Closes everything and empties the registry. Always returns NULL. */
+/* Closes everything; the nodes in the registry have no connection any more. Always returns NULL. */
 Server *server_free(Server *server) {
         if (!server)
                 return NULL;
@@ -543,14 +669,87 @@ Server *server_free(Server *server) {
         deadlines_done(&server->waiting);
         sd_event_source_disable_unref(server->status_timer);
         sd_event_source_disable_unref(server->idle_timer);
+        sd_event_source_disable_unref(server->reload_timer);
         sd_event_unref(server->event);
         free(server);
         return NULL;
 }
 
-/* Serves a listening, non-blocking socket, which is the server's from here on. Returns as acceptor_add(). */
-int server_add_listener(Server *server, int fd) {
-        return acceptor_add(server->acceptor, fd);
+/* ---- What an earlier process has left ---- */
+
+/* Makes the connection of a node that an earlier process has registered; the descriptor is the server's from here
+ * on. A peer that is gone by now is unregistered before anyone can ask for it.
+ * Returns whether the record has been dealt with; ret_registered: by registering it. */
+static bool adopt(Server *server, uint32_t slot, const TableRecord *record, int fd, bool *ret_registered) {
+        _cleanup_close_ int owned = fd;
+        SocketAddress remote = {};
+        socklen_t len = sizeof remote;
+        Holder holder = {.fd = fd, .cookie = record->cookie};
+        Conn *conn;
+        Peer peer;
+
+        if (getpeername(fd, &remote.any, &len) < 0 || peer_from_connection(fd, &remote, &peer) < 0 ||
+            conn_new(fd, &peer, 0, server, &conn) < 0) {
+                (void) shutdown(fd, SHUT_RDWR);
+                return false;
+        }
+        (void) TAKE_FD(owned);
+        holder.connection = conn;
+        conn->state = CONN_REGISTERED;
+        server->n_conns++;
+        if (registry_restore(server->registry, slot, record, &holder, &conn->node) != 0) {
+                (void) shutdown(fd, SHUT_RDWR);
+                end_conn(server, conn, "could not be restored");
+                return true;
+        }
+        *ret_registered = !conn_is_gone(conn) && wait_for(server, conn, EPOLLIN) >= 0;
+        if (!*ret_registered)
+                end_conn(server, conn, "it ended while epmd was not running");
+        return true;
+}
+
+static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
+        Server *server = userdata;
+        bool registered = false;
+
+        if (fd < 0 || !adopt(server, slot, record, fd, &registered))
+                (void) registry_restore(server->registry, slot, record, NULL, NULL);
+        return registered;
+}
+
+static void log_report(Server *server, const StoreReport *report) {
+        if (report->foreign)
+                log_message(server->log, LOG_WARNING, "The state that the former epmd has left is of another version, "
+                                                      "beginning without it; nodes of OTP 23.3 and later register "
+                                                      "again by themselves");
+        if (report->damaged > 0 || report->mismatched > 0)
+                log_message(server->log, LOG_WARNING,
+                            "Of the state that the former epmd has left, %zu damaged records and %zu connections that "
+                            "do not belong to their record were dropped",
+                            report->damaged, report->mismatched);
+        if (report->restored > 0 || report->released > 0)
+                log_message(server->log, LOG_INFO, "Restored %zu nodes; %zu more have ended meanwhile",
+                            report->restored, report->released);
+}
+
+/* Takes over what an earlier process has left in the store, and tells the log. report: as store_new() filled it.
+ * Returns 0, or a negative errno after which some nodes are missing. */
+int server_restore(Server *server, StoreReport *report) {
+        int r = store_restore(server->store, on_record, server, report);
+
+        log_report(server, report);
+        return r;
+}
+
+/* Serves a listening, non-blocking socket, which is the server's from here on; name: under which a successor gets it.
+ * Returns as acceptor_add(). */
+int server_add_listener(Server *server, int fd, const char *name) {
+        return acceptor_add(server->acceptor, fd, name);
+}
+
+/* Adds duplicates of the listening sockets to what a successor is to be passed. Returns 0 or a negative errno. */
+int server_pass_on(const Server *server, PassedSockets *sockets) {
+        return acceptor_pass_on(server->acceptor, sockets);
 }
 
 /* Tells the service manager that the sockets are served, and serves them until a signal, a request or idleness ends

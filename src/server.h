@@ -9,6 +9,7 @@
 
 #include "log.h"
 #include "service.h"
+#include "store.h"
 
 typedef struct Server Server;
 
@@ -18,6 +19,9 @@ typedef struct ServerConfig {
         uint64_t idle_timeout;   /* µs without node or connection until the daemon ends; 0: never */
         unsigned delay_accept;   /* s, for tests */
         unsigned delay_write;    /* s, for tests */
+        /* SIGHUP: replaces the program; returns only a negative errno, and then everything goes on. May be NULL. */
+        int (*reload)(void *userdata);
+        void *reload_userdata;
 } ServerConfig;
 
 /* Why server_run() returned. */
@@ -27,9 +31,12 @@ typedef enum ServerEnd {
         SERVER_END_IDLE,
 } ServerEnd;
 
-int server_new(const ServerConfig *config, Registry *registry, Service *service, Log *log, Server **ret);
+int server_new(const ServerConfig *config, Registry *registry, Service *service, Store *store, Log *log,
+               Server **ret);
 Server *server_free(Server *server);
 DEFINE_CLEANUP(Server *, server_free)
 
-int server_add_listener(Server *server, int fd);
+int server_add_listener(Server *server, int fd, const char *name);
+int server_pass_on(const Server *server, PassedSockets *sockets);
+int server_restore(Server *server, StoreReport *report);
 int server_run(Server *server, ServerEnd *ret);

@@ -46,12 +46,12 @@ static void put_refusal(Response *response, Refusal refusal) {
         response->refusal = refusal;
 }
 
-static int handle_alive2(Service *service, void *holder, int fd, Response *response) {
+static int handle_alive2(Service *service, const Holder *holder, uint64_t now, Response *response) {
         const NodeInfo *info = &response->request.node;
         WireWriter w = response_writer(response);
         int r;
 
-        r = registry_add(service->registry, info, holder, fd, &response->node);
+        r = registry_add(service->registry, info, holder, now, &response->node);
         switch (r) {
         case 0:
                 proto_put_alive2_reply(&w, info->highest_version, 0, node_creation(response->node));
@@ -149,12 +149,13 @@ static bool may_ask(const Service *service, const Peer *peer, uint8_t tag) {
 
 /* Handles one request.
  *
- * body, n: the packet without its length; holder, fd: the connection that a registration will belong to.
+ * body, n: the packet without its length; holder: the connection that a registration will belong to; now: realtime,
+ * µs.
  * *ret is filled in every case; the request's log line can be made of it. When the name is taken, the caller may
  * find that its holder is gone, remove it, and call again.
  * Returns 0, or -ENOMEM: there is no answer, close the connection. */
-int service_handle(
-        Service *service, const Peer *peer, const uint8_t *body, size_t n, void *holder, int fd, Response *ret) {
+int service_handle(Service *service, const Peer *peer, const uint8_t *body, size_t n, const Holder *holder, uint64_t now,
+                   Response *ret) {
         int r;
 
         /* Not one initializer: it would clear the reply's two kilobytes for every look-up. */
@@ -174,7 +175,7 @@ int service_handle(
         }
         switch (ret->request.tag) {
         case TAG_ALIVE2_REQ:
-                return handle_alive2(service, holder, fd, ret);
+                return handle_alive2(service, holder, now, ret);
         case TAG_PORT2_REQ:
                 return handle_port2(service, ret);
         case TAG_NAMES_REQ:

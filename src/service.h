@@ -45,6 +45,6 @@ int service_new(Registry *registry, bool relaxed, uint16_t default_port, Service
 Service *service_free(Service *service);
 DEFINE_CLEANUP(Service *, service_free)
 
-int service_handle(
-        Service *service, const Peer *peer, const uint8_t *body, size_t n, void *holder, int fd, Response *ret);
+int service_handle(Service *service, const Peer *peer, const uint8_t *body, size_t n, const Holder *holder, uint64_t now,
+                   Response *ret);
 const char *refusal_text(Refusal refusal);

@@ -2,39 +2,86 @@
 #include "systemd.h"
 
 #include <stdarg.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <systemd/sd-daemon.h>
+
+/* Names of descriptors when LISTEN_FDNAMES has more of them than there are descriptors, because a unit's name with
+ * colons in it, epmd@[2001:db8::1].socket, fell apart. The names of what is in the store have none, and come last:
+ * so they are given out from the end, and what is wrong belongs to listening sockets, whose names matter less. */
+static char **names_from_end(int n) {
+        const char *all = getenv("LISTEN_FDNAMES");
+        char **names = calloc((size_t) n + 1, sizeof *names);
+        const char *end = all ? strchr(all, 0) : NULL;
+
+        for (int i = n - 1; names && all && end && i >= 0; i--) {
+                const char *colon = memrchr(all, ':', (size_t) (end - all)), *name = colon ? colon + 1 : all;
+
+                names[i] = strndup(name, (size_t) (end - name));
+                end = colon;
+        }
+        return names;
+}
+
+static void free_names(char **names) {
+        for (char **name = names; names && *name; name++)
+                free(*name);
+        free(names);
+}
 
 /* Takes the descriptors that the service manager passed to this very process (sd_listen_fds_with_names(3)); they
  * are close-on-exec. *ret is to be freed with passed_sockets_done(), which closes what is still there.
  * Returns 0, with no items when nothing was passed; -ENOMEM; the error of a malformed environment. */
 int systemd_take_sockets(PassedSockets *ret) {
+        PassedSockets sockets = {};
         char **names = NULL;
-        PassedSocket *items;
-        int n;
+        int n, r = 0;
 
         n = sd_listen_fds_with_names(false, &names);
-        /* A unit's name with a colon in it, epmd@[2001:db8::1].socket, is not told apart from two names. Better to
-         * serve without names than not at all. */
-        if (n == -EINVAL)
+        if (n == -EINVAL) {
                 n = sd_listen_fds(false);
-        if (n <= 0) {
-                if (n == 0)
-                        *ret = (PassedSockets){};
+                names = n > 0 ? names_from_end(n) : NULL;
+        }
+        if (n < 0)
                 return n;
+        for (int i = 0; i < n && r >= 0; i++)
+                r = passed_sockets_add(&sockets, SD_LISTEN_FDS_START + i, names && names[i] ? names[i] : "?");
+        free_names(names);
+        if (r < 0) {
+                passed_sockets_done(&sockets);
+                return r;
         }
-        items = calloc((size_t) n, sizeof *items);
-        for (int i = 0; i < n; i++) {
-                if (items)
-                        items[i] = (PassedSocket){.fd = SD_LISTEN_FDS_START + i, .name = names ? names[i] : NULL};
-                else if (names)
-                        free(names[i]);
-        }
-        free(names);
+        *ret = sockets;
+        return 0;
+}
+
+/* Adds a descriptor, which is the list's from here on, unless there is no memory. Returns 0 or -ENOMEM. */
+int passed_sockets_add(PassedSockets *sockets, int fd, const char *name) {
+        PassedSocket *items = reallocarray(sockets->items, sockets->n + 1, sizeof *items);
+        char *copy;
+
         if (!items)
                 return -ENOMEM;
-        *ret = (PassedSockets){.items = items, .n = (size_t) n};
+        sockets->items = items;
+        copy = strdup(name);
+        if (!copy)
+                return -ENOMEM;
+        items[sockets->n++] = (PassedSocket){.fd = fd, .name = copy};
         return 0;
+}
+
+/* The same with a duplicate of the descriptor. Returns 0 or a negative errno. */
+int passed_sockets_add_copy(PassedSockets *sockets, int fd, const char *name) {
+        _cleanup_close_ int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        int r;
+
+        if (copy < 0)
+                return -errno;
+        r = passed_sockets_add(sockets, copy, name);
+        if (r >= 0)
+                (void) TAKE_FD(copy);
+        return r;
 }
 
 void passed_sockets_done(PassedSockets *sockets) {
@@ -64,4 +111,70 @@ void systemd_notify(const char *format, ...) {
         (void) vsnprintf(state, sizeof state, format, ap);
         va_end(ap);
         (void) sd_notify(false, state);
+}
+
+/* Gives a duplicate of a descriptor to the service manager, which passes it to the next process of the service
+ * (sd_pid_notify_with_fds(3)). It is kept even when it hangs up. Returns 0 or a negative errno. */
+int systemd_store(const char *name, int fd) {
+        char state[128];
+        int r;
+
+        (void) snprintf(state, sizeof state, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
+        r = sd_pid_notify_with_fds(0, false, state, &fd, 1);
+        return r < 0 ? r : 0;
+}
+
+/* Has the service manager close all that it keeps under that name. */
+void systemd_unstore(const char *name) {
+        systemd_notify("FDSTOREREMOVE=1\nFDNAME=%s", name);
+}
+
+/* Moves the descriptors out of the way, then to where sd_listen_fds(3) looks for them, open across exec. */
+static int line_up(const PassedSockets *sockets) {
+        const int first_free = SD_LISTEN_FDS_START + (int) sockets->n;
+
+        for (size_t i = 0; i < sockets->n; i++) {
+                int fd = fcntl(sockets->items[i].fd, F_DUPFD_CLOEXEC, first_free);
+
+                if (fd < 0)
+                        return -errno;
+                sockets->items[i].fd = fd;
+        }
+        for (size_t i = 0; i < sockets->n; i++)
+                if (dup2(sockets->items[i].fd, SD_LISTEN_FDS_START + (int) i) < 0)
+                        return -errno;
+        return 0;
+}
+
+static int put_environment(const PassedSockets *sockets) {
+        _cleanup_free_ char *names = NULL;
+        char count[16];
+        size_t len = 1;
+
+        for (size_t i = 0; i < sockets->n; i++)
+                len += strlen(sockets->items[i].name) + 1;
+        names = calloc(1, len);
+        if (!names)
+                return -ENOMEM;
+        for (size_t i = 0, at = 0; i < sockets->n; i++)
+                at += (size_t) sprintf(names + at, "%s%s", i > 0 ? ":" : "", sockets->items[i].name);
+        (void) snprintf(count, sizeof count, "%zu", sockets->n);
+        if (setenv("LISTEN_FDS", count, true) < 0 || setenv("LISTEN_FDNAMES", names, true) < 0)
+                return -errno;
+        return 0;
+}
+
+/* Replaces the program of this process, passing descriptors on as the service manager does. Descriptors of this
+ * process are overwritten, so there is no way back. Returns only a negative errno. */
+int systemd_exec(const char *program, char **argv, const PassedSockets *sockets) {
+        int r;
+
+        r = put_environment(sockets);
+        if (r < 0)
+                return r;
+        r = line_up(sockets);
+        if (r < 0)
+                return r;
+        (void) execv(program, argv);
+        return -errno;
 }

@@ -10,7 +10,7 @@
 
 typedef struct PassedSocket {
         int fd;
-        char *name; /* its FileDescriptorName=; NULL: not known */
+        char *name; /* its FileDescriptorName=; "?": not known */
 } PassedSocket;
 
 typedef struct PassedSockets {
@@ -19,7 +19,12 @@ typedef struct PassedSockets {
 } PassedSockets;
 
 int systemd_take_sockets(PassedSockets *ret);
+int passed_sockets_add(PassedSockets *sockets, int fd, const char *name);
+int passed_sockets_add_copy(PassedSockets *sockets, int fd, const char *name);
 void passed_sockets_done(PassedSockets *sockets);
+int systemd_exec(const char *program, char **argv, const PassedSockets *sockets);
 
 void systemd_leave(void);
 void systemd_notify(const char *format, ...) _printf_(1, 2);
+int systemd_store(const char *name, int fd);
+void systemd_unstore(const char *name);

@@ -10,7 +10,7 @@ static const uint8_t seed[SIPHASH_KEY_SIZE];
 static Registry *make_registry(void) {
         Registry *registry = NULL;
 
-        ck_assert_int_eq(registry_new(seed, 0, 1000, &registry), 0);
+        ck_assert_int_eq(registry_new(seed, 0, 1000, NULL, &registry), 0);
         return registry;
 }
 
@@ -18,7 +18,7 @@ static Node *add(Registry *registry, const char *name, uint16_t port, int fd) {
         NodeInfo info = {.name = (const uint8_t *) name, .name_len = (uint16_t) strlen(name), .port = port};
         Node *node = NULL;
 
-        ck_assert_int_eq(registry_add(registry, &info, registry, fd, &node), 0);
+        ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = registry, .fd = fd}, NOW, &node), 0);
         return node;
 }
 

@@ -24,14 +24,14 @@ static const char *number_name(unsigned number, char buffer[16]) {
 static Registry *make_registry(uint32_t counter, size_t nodes_max) {
         Registry *registry = NULL;
 
-        ck_assert_int_eq(registry_new(seed, counter, nodes_max, &registry), 0);
+        ck_assert_int_eq(registry_new(seed, counter, nodes_max, NULL, &registry), 0);
         return registry;
 }
 
 static Node *add(Registry *registry, const char *name) {
         NodeInfo info = make_info(name, 6);
         Node *node = NULL;
-        int r = registry_add(registry, &info, registry, 3, &node);
+        int r = registry_add(registry, &info, &(Holder){.connection = registry, .fd = 3}, NOW, &node);
 
         if (r != 0 || !node)
                 ck_abort_msg("registering %s: %d", name, r);
@@ -117,7 +117,7 @@ START_TEST(what_a_node_said) {
         Node *node = NULL;
         int holder;
 
-        ck_assert_int_eq(registry_add(registry, &info, &holder, 17, &node), 0);
+        ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = &holder, .fd = 17}, NOW, &node), 0);
         /* The registry keeps its own copy. */
         memset(name, 'x', 6);
         memset(extra, 'x', 3);
@@ -151,7 +151,7 @@ START_TEST(longest_node) {
 
         memset(name, 'n', sizeof name);
         memset(extra, 'e', sizeof extra);
-        ck_assert_int_eq(registry_add(registry, &info, registry, 3, &node), 0);
+        ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = registry, .fd = 3}, NOW, &node), 0);
         got = node_info(node);
         ck_assert_uint_eq(got.name_len, sizeof name);
         ck_assert_mem_eq(got.name, name, sizeof name);
@@ -183,7 +183,7 @@ START_TEST(taken) {
         NodeInfo info = make_info("a", 5);
         uint64_t revision = registry_revision(registry);
 
-        ck_assert_int_eq(registry_add(registry, &info, NULL, 4, &other), REGISTRY_TAKEN);
+        ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = NULL, .fd = 4}, NOW, &other), REGISTRY_TAKEN);
         ck_assert_ptr_eq(other, (Node *) seed);
         ck_assert_uint_eq(registry_revision(registry), revision);
         ck_assert_ptr_eq(find(registry, "a"), node);
@@ -192,12 +192,12 @@ START_TEST(taken) {
         check_lists(registry, "a ", "");
         /* Said before that there is no room, too: it is what the node can do something about. */
         add(registry, "b");
-        ck_assert_int_eq(registry_add(registry, &info, NULL, 4, &other), REGISTRY_TAKEN);
+        ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = NULL, .fd = 4}, NOW, &other), REGISTRY_TAKEN);
         /* A refusal uses up no creation. */
         release(registry, "b");
         ck_assert_uint_eq(node_creation(add(registry, "c")), 6);
         release(registry, "a");
-        ck_assert_int_eq(registry_add(registry, &info, NULL, 4, &other), 0);
+        ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = NULL, .fd = 4}, NOW, &other), 0);
 }
 END_TEST
 
@@ -216,15 +216,15 @@ START_TEST(full) {
                 add(registry, number_name((unsigned) i, name));
         }
         revision = registry_revision(registry);
-        ck_assert_int_eq(registry_add(registry, &info, NULL, 4, &node), REGISTRY_FULL);
+        ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = NULL, .fd = 4}, NOW, &node), REGISTRY_FULL);
         ck_assert_ptr_eq(node, (Node *) seed);
         ck_assert_uint_eq(registry_revision(registry), revision);
         ck_assert_uint_eq(registry_count(registry), max);
         ck_assert_ptr_null(find(registry, "one too many"));
         if (max > 0) {
                 release(registry, "node0");
-                ck_assert_int_eq(registry_add(registry, &info, NULL, 4, &node), 0);
-                ck_assert_int_eq(registry_add(registry, &(NodeInfo){.name = seed, .name_len = 1}, NULL, 4, &node),
+                ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = NULL, .fd = 4}, NOW, &node), 0);
+                ck_assert_int_eq(registry_add(registry, &(NodeInfo){.name = seed, .name_len = 1}, &(Holder){.connection = NULL, .fd = 4}, NOW, &node),
                                  REGISTRY_FULL);
         }
 }
@@ -325,7 +325,7 @@ START_TEST(first_creation) {
         NodeInfo info = make_info("a", row->version);
         Node *node = NULL;
 
-        ck_assert_int_eq(registry_add(registry, &info, registry, 3, &node), 0);
+        ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = registry, .fd = 3}, NOW, &node), 0);
         ck_assert_uint_eq(node_creation(node), row->creation);
 }
 END_TEST
@@ -349,7 +349,7 @@ START_TEST(returning_creation) {
                 NodeInfo info = make_info("comes back", now);
                 Node *node = NULL;
 
-                ck_assert_int_eq(registry_add(registry, &info, registry, 3, &node), 0);
+                ck_assert_int_eq(registry_add(registry, &info, &(Holder){.connection = registry, .fd = 3}, NOW, &node), 0);
                 if (!is_legal(now, node_creation(node)) || node_creation(node) == previous)
                         ck_abort_msg("round %u: creation %u after %u", round, node_creation(node), previous);
                 previous = node_creation(node);
@@ -407,7 +407,7 @@ static void model_add(Model *model, Registry *registry, unsigned number, uint16_
         char name[16];
         NodeInfo info = make_info(number_name(number, name), version);
         Node *node = NULL;
-        int r = registry_add(registry, &info, model, (int) number, &node);
+        int r = registry_add(registry, &info, &(Holder){.connection = model, .fd = (int) number}, NOW, &node);
         int want = model->node[number]              ? REGISTRY_TAKEN
                    : model->n_live == MODEL_NODES ? REGISTRY_FULL
                                                     : 0;

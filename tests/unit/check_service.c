@@ -27,7 +27,8 @@ static int handle(World *world, const Peer *peer, Bytes body, Response *ret) {
 
         /* Nothing of what was there before may show through. */
         memset(ret, 0xa5, sizeof *ret);
-        return service_handle(world->service, peer, copy, body.n, other_holder, 9, ret);
+        return service_handle(world->service, peer, copy, body.n, &(Holder){.connection = other_holder, .fd = 9}, NOW,
+                              ret);
 }
 
 static Peer make_peer(bool local) {
@@ -43,11 +44,11 @@ static World make_world(bool relaxed, bool registered, size_t nodes_max) {
         Peer peer = make_peer(true);
         Response response;
 
-        ck_assert_int_eq(registry_new(seed, COUNTER, nodes_max, &world.registry), 0);
+        ck_assert_int_eq(registry_new(seed, COUNTER, nodes_max, NULL, &world.registry), 0);
         ck_assert_int_eq(service_new(world.registry, relaxed, OWN_PORT, &world.service), 0);
         if (registered) {
                 ck_assert_int_eq(service_handle(world.service, &peer, alpha_request, sizeof alpha_request - 1,
-                                                alpha_holder, 8, &response),
+                                                &(Holder){.connection = alpha_holder, .fd = 8}, NOW, &response),
                                  0);
                 ck_assert_int_eq(response.verdict, VERDICT_REGISTERED);
                 world.alpha = response.node;

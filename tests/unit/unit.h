@@ -14,6 +14,9 @@
 /* Long enough for valgrind on a busy machine; a test that hangs fails all the same. */
 enum { UNIT_TIMEOUT = 120 };
 
+/* When everything happens; realtime, µs. */
+#define NOW UINT64_C(1700000000000000)
+
 typedef struct Bytes {
         const char *data;
         size_t n;

@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "store.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+enum {
+        LOTS = 2,
+        NO_LOT = LOTS,
+        TABLE_CHUNK = 64 * 1024, /* the file grows by so many bytes */
+        DEAD_SLACK = 512,        /* connections that have ended may wait in the lots beside as many as live */
+        LOOK_AHEAD = 256,        /* messages looked at before what they hold is moved */
+};
+
+/* Under these names the service manager holds the ends of the lots. */
+static const char *const end_names[LOTS][2] = {
+        {"epmd-lot-0-in", "epmd-lot-0-out"},
+        {"epmd-lot-1-in", "epmd-lot-1-out"},
+};
+
+/* Where the connection of a record is parked, by the record's slot. */
+typedef struct Parked {
+        uint32_t counter;
+        int fd;      /* of this process */
+        uint8_t lot; /* or NO_LOT */
+} Parked;
+
+struct Store {
+        int table_fd;
+        void *memory;
+        size_t memory_max; /* bytes of the mapping */
+        size_t table_size; /* bytes of the file */
+        Table table;
+        Parked *parked; /* one for each block of the table */
+        uint32_t n_parked;
+        Lot lots[LOTS];
+        int active;     /* the lot in use */
+        size_t live;    /* connections in both lots */
+        size_t dead;    /* and what has ended but is not taken out yet */
+        size_t in_flight_max;
+};
+
+/* ---- The file of the table ---- */
+
+/* Opens the file for this process alone. */
+static int open_table_file(const char *directory, int *ret_fd, size_t *ret_size) {
+        _cleanup_close_ int dir = -1, fd = -1;
+        struct stat st;
+
+        dir = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (dir < 0)
+                return -errno;
+        fd = openat(dir, "table", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd < 0)
+                return -errno;
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+                return errno == EWOULDBLOCK ? -EBUSY : -errno;
+        if (fstat(fd, &st) < 0)
+                return -errno;
+        if (!S_ISREG(st.st_mode) || st.st_size < 0)
+                return -EINVAL;
+        *ret_fd = TAKE_FD(fd);
+        *ret_size = (size_t) st.st_size;
+        return 0;
+}
+
+static void new_places(Store *store, uint32_t from) {
+        for (uint32_t i = from; i < store->n_parked; i++)
+                store->parked[i] = (Parked){.fd = -1, .lot = NO_LOT};
+}
+
+static int grow_parked(Store *store, uint32_t n) {
+        Parked *parked = reallocarray(store->parked, n, sizeof *parked);
+        uint32_t from = store->n_parked;
+
+        if (!parked)
+                return -ENOMEM;
+        store->parked = parked;
+        store->n_parked = n;
+        new_places(store, from);
+        return 0;
+}
+
+/* Makes the file larger. Its blocks are allocated here and now: writing to a hole of a full file system would be
+ * answered with SIGBUS. */
+static int grow_table(Store *store) {
+        size_t size = size_min(store->table_size + TABLE_CHUNK, store->memory_max);
+        int r;
+
+        if (size <= store->table_size)
+                return -ENOSPC;
+        r = posix_fallocate(store->table_fd, 0, (off_t) size);
+        if (r != 0)
+                return -r;
+        r = grow_parked(store, (uint32_t) (size / TABLE_BLOCK_SIZE));
+        if (r < 0)
+                return r;
+        store->table_size = size;
+        return 0;
+}
+
+/* Sees to it that whatever record comes next finds room. */
+static void make_room(Store *store) {
+        if (store->table.n_free < TABLE_RECORD_BLOCKS_MAX && grow_table(store) == 0)
+                table_extend(&store->table, store->table_size);
+}
+
+static int map_table(Store *store, StoreReport *report) {
+        bool fresh = store->table_size == 0;
+        size_t size = store->table_size / TABLE_BLOCK_SIZE * TABLE_BLOCK_SIZE;
+        int r;
+
+        /* More than there is now, so that nothing moves when it grows. */
+        store->memory = mmap(NULL, store->memory_max, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                             store->table_fd, 0);
+        if (store->memory == MAP_FAILED) {
+                store->memory = NULL;
+                return -errno;
+        }
+        store->table_size = size_min(size, store->memory_max);
+        r = store->table_size == 0 ? TABLE_FOREIGN
+                                   : table_open(&store->table, store->memory, store->table_size, &report->damaged);
+        if (r < 0)
+                return r;
+        if (r == TABLE_FOREIGN) {
+                report->foreign = !fresh;
+                if (ftruncate(store->table_fd, 0) < 0)
+                        return -errno;
+                store->table_size = 0;
+                r = grow_table(store);
+                if (r < 0)
+                        return r;
+                table_format(&store->table, store->memory, store->table_size);
+                return 0;
+        }
+        return grow_parked(store, store->table.n_blocks);
+}
+
+/* ---- The lots ---- */
+
+static int take_named(PassedSockets *sockets, const char *name) {
+        for (size_t i = 0; i < sockets->n; i++)
+                if (sockets->items[i].name && strcmp(sockets->items[i].name, name) == 0)
+                        return TAKE_FD(sockets->items[i].fd);
+        return -1;
+}
+
+/* Takes a lot over from an earlier process, or makes a new one and gives its ends to the service manager. Nothing is
+ * ever parked before all ends of all lots are there, so a lot of which one end is missing was never used. */
+static int open_lot(PassedSockets *sockets, int index, Lot *ret) {
+        const char *in = end_names[index][0], *out = end_names[index][1];
+        Lot lot = {.in = take_named(sockets, in), .out = take_named(sockets, out)};
+        int r;
+
+        if (lot_check(&lot) == 0) {
+                *ret = lot;
+                return 0;
+        }
+        if (lot.in >= 0)
+                systemd_unstore(in);
+        if (lot.out >= 0)
+                systemd_unstore(out);
+        lot_done(&lot);
+        r = lot_new(ret);
+        if (r < 0)
+                return r;
+        r = systemd_store(in, ret->in);
+        if (r < 0)
+                return r;
+        return systemd_store(out, ret->out);
+}
+
+static bool is_parked(const Store *store, LotTag tag, int lot) {
+        return tag.slot < store->n_parked && store->parked[tag.slot].lot == lot &&
+               store->parked[tag.slot].counter == tag.counter;
+}
+
+/* Connections on their way from one lot to the other, and the messages that they were found in. */
+typedef struct Move {
+        int from;
+        size_t n;
+        size_t n_tags; /* dead ones included */
+        size_t messages;
+        LotTag tags[LOT_BATCH_MAX];
+        int fds[LOT_BATCH_MAX];
+} Move;
+
+/* Parks what was gathered in the other lot, and only then takes it out of the one where it was. Killed in between,
+ * a process leaves some in both, which the next one finds out. */
+static int move_gathered(Store *store, Move *move) {
+        int to = 1 - move->from, r;
+
+        if (move->n > 0) {
+                r = lot_park(&store->lots[to], move->tags, move->fds, move->n);
+                if (r != 0)
+                        return r;
+        }
+        for (size_t i = 0; i < move->n; i++)
+                store->parked[move->tags[i].slot].lot = (uint8_t) to;
+        lot_drop(&store->lots[move->from], move->messages);
+        store->dead -= size_min(move->n_tags - move->n, store->dead);
+        move->n = move->n_tags = move->messages = 0;
+        return 0;
+}
+
+static void gather(const Store *store, const LotMessage *message, Move *move) {
+        for (size_t i = 0; i < message->n; i++) {
+                if (!is_parked(store, message->tags[i], move->from))
+                        continue;
+                move->tags[move->n] = message->tags[i];
+                move->fds[move->n++] = store->parked[message->tags[i].slot].fd;
+        }
+        move->messages++;
+        move->n_tags += message->n;
+}
+
+static size_t count_parked(const Store *store, const LotMessage *message, int lot) {
+        size_t n = 0;
+
+        for (size_t i = 0; i < message->n; i++)
+                n += is_parked(store, message->tags[i], lot);
+        return n;
+}
+
+/* Moves all that lives from one lot to the other. On failure the rest stays where it is, as safe as before. */
+static int empty_lot(Store *store, int from) {
+        Lot *lot = &store->lots[from];
+        Move move = {.from = from};
+        LotMessage message;
+        int r;
+
+        r = lot_rewind(lot);
+        if (r < 0)
+                return r;
+        for (;;) {
+                r = lot_look_at_tags(lot, &message);
+                if (r == LOT_FOREIGN)
+                        message.n = 0;
+                else if (r != 0)
+                        break;
+                if (move.messages >= LOOK_AHEAD || move.n + count_parked(store, &message, from) > LOT_BATCH_MAX) {
+                        r = move_gathered(store, &move);
+                        if (r != 0)
+                                return r;
+                }
+                gather(store, &message, &move);
+        }
+        return r == LOT_END ? move_gathered(store, &move) : r;
+}
+
+/* Makes room in the lot in use. */
+static int tidy(Store *store) {
+        int other = 1 - store->active;
+
+        /* An earlier move that could not be finished comes first. */
+        if (store->lots[other].messages > 0)
+                return empty_lot(store, other);
+        store->active = other;
+        return empty_lot(store, 1 - other);
+}
+
+/* ---- Opening and restoring ---- */
+
+/* Opens what an earlier process has left, or begins anew.
+ *
+ * directory: the runtime directory; sockets: what the service manager passed, the ends of the lots are taken out of
+ * it; records_max: of registered and of remembered names together; in_flight_max: descriptors that the kernel lets
+ * this user have in flight (RLIMIT_NOFILE). *ret is the caller's; report tells what was found.
+ * Returns 0; -EBUSY: another process has the directory; other negative errno. */
+int store_new(const char *directory, PassedSockets *sockets, size_t records_max, size_t in_flight_max,
+              StoreReport *report, Store **ret) {
+        _cleanup_(store_freep) Store *store = calloc(1, sizeof *store);
+        int r;
+
+        if (!store)
+                return -ENOMEM;
+        store->table_fd = -1;
+        store->in_flight_max = in_flight_max;
+        for (int i = 0; i < LOTS; i++)
+                store->lots[i] = LOT_NONE;
+        store->memory_max = (1 + records_max * TABLE_RECORD_BLOCKS_MAX) * TABLE_BLOCK_SIZE;
+        store->memory_max = (store->memory_max + TABLE_CHUNK - 1) / TABLE_CHUNK * TABLE_CHUNK;
+        *report = (StoreReport){};
+        r = open_table_file(directory, &store->table_fd, &store->table_size);
+        if (r < 0)
+                return r;
+        r = map_table(store, report);
+        if (r < 0)
+                return r;
+        for (int i = 0; i < LOTS; i++) {
+                r = open_lot(sockets, i, &store->lots[i]);
+                if (r < 0)
+                        return r;
+        }
+        make_room(store);
+        *ret = TAKE_PTR(store);
+        return 0;
+}
+
+/* For a process that cannot use a store: closes what an earlier one has parked, so that the nodes notice and register
+ * again. */
+void store_abandon(PassedSockets *sockets) {
+        for (int i = 0; i < LOTS; i++)
+                for (int end = 0; end < 2; end++) {
+                        int fd = take_named(sockets, end_names[i][end]);
+
+                        if (fd < 0)
+                                continue;
+                        systemd_unstore(end_names[i][end]);
+                        safe_close(fd);
+                }
+}
+
+/* Lets go of everything; what is stored stays stored. Always returns NULL. */
+Store *store_free(Store *store) {
+        if (!store)
+                return NULL;
+        for (int i = 0; i < LOTS; i++)
+                lot_done(&store->lots[i]);
+        if (store->memory)
+                (void) munmap(store->memory, store->memory_max);
+        safe_close(store->table_fd);
+        free(store->parked);
+        free(store);
+        return NULL;
+}
+
+/* The table, for the registry. */
+Table *store_table(Store *store) {
+        return &store->table;
+}
+
+/* A parked connection that belongs to no registered node: the peer of one that the process ended while it was being
+ * killed may still wait. */
+static void hang_up(Store *store, int fd) {
+        (void) shutdown(fd, SHUT_RDWR);
+        safe_close(fd);
+        store->dead++;
+}
+
+static void claim(Store *store, int lot, LotTag tag, int fd, StoreReport *report) {
+        uint8_t payload[TABLE_PAYLOAD_MAX];
+        TableRecord record;
+        uint64_t cookie = 0;
+        socklen_t len = sizeof cookie;
+        Parked *parked;
+
+        if (tag.slot >= store->n_parked || table_get(&store->table, tag.slot, payload, &record) != 0 ||
+            !record.live || record.counter != tag.counter) {
+                hang_up(store, fd);
+                return;
+        }
+        if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) < 0 || cookie != record.cookie) {
+                report->mismatched++;
+                hang_up(store, fd);
+                return;
+        }
+        parked = &store->parked[tag.slot];
+        if (parked->lot != NO_LOT) {
+                /* In both lots: the process was killed while it moved this one. */
+                safe_close(fd);
+                store->dead++;
+        } else {
+                *parked = (Parked){.counter = tag.counter, .fd = fd};
+                store->live++;
+        }
+        parked->lot = (uint8_t) lot;
+}
+
+/* Gets all connections of a lot, without taking them out. */
+static int claim_lot(Store *store, int index, StoreReport *report) {
+        Lot *lot = &store->lots[index];
+        LotMessage message;
+        int r;
+
+        lot->messages = 0;
+        r = lot_rewind(lot);
+        while (r >= 0) {
+                r = lot_look(lot, &message);
+                if (r < 0 || r == LOT_END)
+                        break;
+                lot->messages++;
+                for (size_t i = 0; i < message.n_fds; i++)
+                        if (i < message.n)
+                                claim(store, index, message.tags[i], message.fds[i], report);
+                        else
+                                safe_close(message.fds[i]);
+        }
+        return r < 0 ? r : 0;
+}
+
+/* A record's place in the order of registration. */
+typedef struct Place {
+        uint64_t serial;
+        uint32_t slot;
+} Place;
+
+static int compare_places(const void *a, const void *b) {
+        const Place *x = a, *y = b;
+
+        return x->serial < y->serial ? -1 : x->serial > y->serial;
+}
+
+static int list_records(const Store *store, Place **ret, size_t *ret_n) {
+        uint8_t payload[TABLE_PAYLOAD_MAX];
+        TableRecord record;
+        Place *places;
+        size_t n = 0;
+
+        places = calloc(store->table.n_blocks, sizeof *places);
+        if (!places)
+                return -ENOMEM;
+        for (uint32_t slot = 1; slot < store->table.n_blocks; slot++)
+                if (table_get(&store->table, slot, payload, &record) == 0)
+                        places[n++] = (Place){.serial = record.serial, .slot = slot};
+        qsort(places, n, sizeof *places, compare_places);
+        *ret = places;
+        *ret_n = n;
+        return 0;
+}
+
+static void restore_record(Store *store, uint32_t slot, StoreRecordFunction on_record, void *userdata,
+                           StoreReport *report) {
+        uint8_t payload[TABLE_PAYLOAD_MAX];
+        Parked *parked = &store->parked[slot];
+        TableRecord record;
+
+        if (table_get(&store->table, slot, payload, &record) != 0)
+                return;
+        if (on_record(userdata, slot, &record, parked->fd)) {
+                report->restored++;
+                return;
+        }
+        report->released += record.live;
+        if (parked->lot != NO_LOT)
+                store_drop(store, slot);
+}
+
+/* Brings back what an earlier process has left: calls on_record for each record, with its connection where that is
+ * still there. Nothing is taken out of the lots, so that being killed meanwhile does no harm.
+ * Returns 0, or a negative errno after which some are missing. */
+int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, StoreReport *report) {
+        _cleanup_free_ Place *places = NULL;
+        size_t n;
+        int r = 0;
+
+        for (int i = 0; i < LOTS && r >= 0; i++)
+                r = claim_lot(store, i, report);
+        if (r < 0)
+                return r;
+        store->active = store->lots[1].messages > 0;
+        r = list_records(store, &places, &n);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < n; i++)
+                restore_record(store, places[i].slot, on_record, userdata, report);
+        return 0;
+}
+
+/* ---- One connection ---- */
+
+/* Parks the connection of a node whose record is in the table; it is safe when this returns 0.
+ *
+ * slot: TABLE_NO_SLOT: the table had no room. Returns STORE_NOT_KEPT, or a negative errno: the node is not kept. */
+int store_keep(Store *store, uint32_t slot, uint32_t counter, int fd) {
+        const LotTag tag = {.slot = slot, .counter = counter};
+        int r;
+
+        make_room(store);
+        if (slot == TABLE_NO_SLOT || slot >= store->n_parked)
+                return STORE_NOT_KEPT;
+        r = store->live + store->dead >= store->in_flight_max ? LOT_FULL
+                                                              : lot_park(&store->lots[store->active], &tag, &fd, 1);
+        if (r == LOT_FULL) {
+                r = tidy(store);
+                if (r >= 0)
+                        r = lot_park(&store->lots[store->active], &tag, &fd, 1);
+        }
+        if (r != 0)
+                return r < 0 ? r : STORE_NOT_KEPT;
+        store->parked[slot] = (Parked){.counter = counter, .fd = fd, .lot = (uint8_t) store->active};
+        store->live++;
+        return 0;
+}
+
+/* The connection of that record has ended. What is parked of it is released sooner or later. */
+void store_drop(Store *store, uint32_t slot) {
+        if (slot >= store->n_parked || store->parked[slot].lot == NO_LOT)
+                return;
+        store->parked[slot] = (Parked){.fd = -1, .lot = NO_LOT};
+        store->live--;
+        store->dead++;
+        if (store->dead > store->live + DEAD_SLACK)
+                (void) tidy(store);
+}
+
+/* Adds the ends of the lots, duplicated, to what a successor is to be passed. Returns 0 or a negative errno. */
+int store_pass_on(const Store *store, PassedSockets *sockets) {
+        for (int i = 0; i < LOTS; i++) {
+                int r = passed_sockets_add_copy(sockets, store->lots[i].in, end_names[i][0]);
+
+                if (r >= 0)
+                        r = passed_sockets_add_copy(sockets, store->lots[i].out, end_names[i][1]);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
