@@ -91,16 +91,17 @@ static void pause_and_retry(Acceptor *acceptor, int error) {
 
 static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
         Acceptor *acceptor = userdata;
+        const char *name = "?";
 
-        (void) source;
         (void) revents;
+        (void) sd_event_source_get_description(source, &name);
         for (int i = 0; i < BURST_MAX && !acceptor->paused; i++) {
                 SocketAddress remote = {};
                 socklen_t len = sizeof remote;
                 int connection = accept4(fd, &remote.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
                 if (connection >= 0)
-                        acceptor->on_accept(acceptor->userdata, connection, &remote);
+                        acceptor->on_accept(acceptor->userdata, connection, &remote, name);
                 else if (errno == EAGAIN)
                         break;
                 else if (!is_of_connection(errno)) {

@@ -13,8 +13,8 @@
 
 typedef struct Acceptor Acceptor;
 
-/* A new connection, non-blocking and close-on-exec; the descriptor is the function's. */
-typedef void (*AcceptFunction)(void *userdata, int fd, const SocketAddress *remote);
+/* A new connection, non-blocking and close-on-exec; the descriptor is the function's. name: of the listening socket. */
+typedef void (*AcceptFunction)(void *userdata, int fd, const SocketAddress *remote, const char *name);
 
 /* accept4() failed for want of something; -EMFILE and the like. Called before the acceptor pauses. */
 typedef void (*AcceptErrorFunction)(void *userdata, int error);

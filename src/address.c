@@ -5,6 +5,39 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Reads a literal IPv4 or IPv6 address, which need not be terminated; the port is 0. Returns false, with *ret untouched,
+ * when it is none. */
+bool address_parse(const char *text, size_t n, Address *ret) {
+        char copy[INET6_ADDRSTRLEN + 1];
+        Address address = {};
+
+        if (n >= sizeof copy)
+                return false;
+        memcpy(copy, text, n);
+        copy[n] = 0;
+        if (inet_pton(AF_INET, copy, address.ip) == 1)
+                address.family = AF_INET;
+        else if (inet_pton(AF_INET6, copy, address.ip) == 1)
+                address.family = AF_INET6;
+        else
+                return false;
+        *ret = address;
+        return true;
+}
+
+/* Makes an IPv4 address of an IPv6 one that only stands for it. Returns whether it was one. */
+bool address_unmap(Address *address) {
+        static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
+        uint8_t ip[16] = {};
+
+        if (address->family != AF_INET6 || memcmp(address->ip, prefix, sizeof prefix) != 0)
+                return false;
+        memcpy(ip, address->ip + 12, 4);
+        memcpy(address->ip, ip, sizeof ip);
+        address->family = AF_INET;
+        return true;
+}
+
 /* Converts what accept4() or getsockname() gave. */
 Address address_from_socket(const SocketAddress *socket) {
         Address address = {};
@@ -16,14 +49,10 @@ Address address_from_socket(const SocketAddress *socket) {
                 memcpy(address.ip, &socket->in.sin_addr, 4);
                 break;
         case AF_INET6:
+                address.family = AF_INET6;
                 address.port = ntohs(socket->in6.sin6_port);
-                if (IN6_IS_ADDR_V4MAPPED(&socket->in6.sin6_addr)) {
-                        address.family = AF_INET;
-                        memcpy(address.ip, socket->in6.sin6_addr.s6_addr + 12, 4);
-                } else {
-                        address.family = AF_INET6;
-                        memcpy(address.ip, &socket->in6.sin6_addr, 16);
-                }
+                memcpy(address.ip, &socket->in6.sin6_addr, 16);
+                (void) address_unmap(&address);
                 break;
         case AF_UNIX:
                 address.family = AF_UNIX;
@@ -70,12 +99,19 @@ bool address_same_host(const Address *a, const Address *b) {
                memcmp(a->ip, b->ip, sizeof a->ip) == 0;
 }
 
+/* "192.0.2.1" or "2001:db8::1", "?" for others; always returns buffer. */
+const char *address_format_ip(const Address *address, char buffer[ADDRESS_TEXT_MAX]) {
+        if (!inet_ntop(address->family, address->ip, buffer, ADDRESS_TEXT_MAX))
+                (void) strcpy(buffer, "?");
+        return buffer;
+}
+
 /* "192.0.2.1:4369", "[2001:db8::1]:4369" or "local socket"; always returns buffer. */
 const char *address_format(const Address *address, char buffer[ADDRESS_TEXT_MAX]) {
-        char ip[INET6_ADDRSTRLEN] = "?";
+        char ip[ADDRESS_TEXT_MAX];
 
         if (address->family == AF_INET || address->family == AF_INET6) {
-                (void) inet_ntop(address->family, address->ip, ip, sizeof ip);
+                address_format_ip(address, ip);
                 (void) snprintf(buffer, ADDRESS_TEXT_MAX, address->family == AF_INET6 ? "[%s]:%u" : "%s:%u", ip,
                                 (unsigned) address->port);
         } else

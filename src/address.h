@@ -28,9 +28,12 @@ typedef struct Address {
 
 enum { ADDRESS_TEXT_MAX = 64 };
 
+bool address_parse(const char *text, size_t n, Address *ret);
+bool address_unmap(Address *address);
 Address address_from_socket(const SocketAddress *socket);
 socklen_t address_to_socket(const Address *address, SocketAddress *ret);
 bool address_is_loopback(const Address *address);
 bool address_is_any(const Address *address);
 bool address_same_host(const Address *a, const Address *b);
+const char *address_format_ip(const Address *address, char buffer[ADDRESS_TEXT_MAX]);
 const char *address_format(const Address *address, char buffer[ADDRESS_TEXT_MAX]);

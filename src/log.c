@@ -15,7 +15,10 @@
 
 #include "escape.h"
 
-enum { MESSAGE_MAX = ESCAPED_NAME_MAX + 512 };
+enum {
+        UNIT_TEXT_MAX = ESCAPED_BYTE_MAX * OWNER_UNIT_MAX,
+        MESSAGE_MAX = ESCAPED_NAME_MAX + 2 * UNIT_TEXT_MAX + 512,
+};
 
 typedef enum LogTarget {
         LOG_TO_STDERR,
@@ -91,8 +94,8 @@ static void add_field(struct iovec *iov, int *n, char *field, int len) {
 
 static void to_journal(int priority, const LogFields *fields, const char *message) {
         char text[MESSAGE_MAX + 16], level[16], node[ESCAPED_NAME_MAX + 16], port[32], peer[ADDRESS_TEXT_MAX + 16];
-        char name[ESCAPED_NAME_MAX], address[ADDRESS_TEXT_MAX];
-        struct iovec iov[6];
+        char name[ESCAPED_NAME_MAX], address[ADDRESS_TEXT_MAX], uid[32], unit[UNIT_TEXT_MAX + 16];
+        struct iovec iov[8];
         int n = 0;
 
         add_field(iov, &n, text, snprintf(text, sizeof text, "MESSAGE=%s", message));
@@ -105,6 +108,12 @@ static void to_journal(int priority, const LogFields *fields, const char *messag
         if (fields && fields->peer) {
                 address_format(fields->peer, address);
                 add_field(iov, &n, peer, snprintf(peer, sizeof peer, "EPMD_PEER=%s", address));
+        }
+        if (fields && fields->owner && fields->owner->known)
+                add_field(iov, &n, uid, snprintf(uid, sizeof uid, "EPMD_UID=%u", fields->owner->uid));
+        if (fields && fields->owner && fields->owner->unit_len > 0) {
+                escape_text(fields->owner->unit, fields->owner->unit_len, name, sizeof name);
+                add_field(iov, &n, unit, snprintf(unit, sizeof unit, "EPMD_UNIT=%.*s", UNIT_TEXT_MAX, name));
         }
         (void) sd_journal_sendv(iov, n);
 }

@@ -9,6 +9,7 @@
 #include <syslog.h>
 
 #include "address.h"
+#include "owner.h"
 #include "util.h"
 
 typedef struct Log Log;
@@ -27,6 +28,7 @@ typedef struct LogFields {
         size_t node_len;
         const Address *peer; /* EPMD_PEER */
         int port;            /* EPMD_PORT: the node's distribution port, when node is set */
+        const Owner *owner;  /* EPMD_UID and EPMD_UNIT, as far as they are known */
 } LogFields;
 
 int log_new(int verbosity, Log **ret);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -288,6 +289,8 @@ typedef struct Daemon {
         Log *log;
         char **argv;
         PassedSockets sockets; /* passed in and not yet taken */
+        Reserve reserve;
+        Identity *identity;
         Store *store;
         Registry *registry;
         Service *service;
@@ -299,6 +302,8 @@ static void daemon_done(Daemon *daemon) {
         service_free(daemon->service);
         registry_free(daemon->registry);
         store_free(daemon->store);
+        identity_free(daemon->identity);
+        reserve_done(&daemon->reserve);
         passed_sockets_done(&daemon->sockets);
 }
 
@@ -313,6 +318,8 @@ static int reload(void *userdata) {
         if (access(program, X_OK) < 0)
                 return -errno;
         r = server_pass_on(daemon->server, &sockets);
+        if (r >= 0 && daemon->identity)
+                r = passed_sockets_add_copy(&sockets, identity_pass_on(daemon->identity), "epmd-diag");
         if (r >= 0)
                 r = store_pass_on(daemon->store, &sockets);
         if (r >= 0) {
@@ -342,6 +349,58 @@ static void open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, Sto
         store_abandon(&daemon->sockets);
 }
 
+/* Opens what tells who a local peer is: the socket that the unit passes, or one of its own. Without it everything
+ * works but reservations. */
+static void open_identity(Daemon *daemon) {
+        int fd = -1, r;
+
+        for (size_t i = 0; i < daemon->sockets.n && fd < 0; i++)
+                if (identity_is_netlink(daemon->sockets.items[i].fd))
+                        fd = TAKE_FD(daemon->sockets.items[i].fd);
+        r = identity_new(fd, &daemon->identity);
+        if (r < 0)
+                log_message(daemon->log, daemon->reserve.n > 0 ? LOG_WARNING : LOG_DEBUG,
+                            "Who registers will not be known, so reserved names will be refused to everyone: failed to "
+                            "open a sock_diag socket: %s",
+                            ERR_TEXT(r));
+}
+
+static bool find_user(const char *user, size_t n, uint32_t *ret) {
+        _cleanup_free_ char *name = strndup(user, n);
+        const struct passwd *entry = name ? getpwnam(name) : NULL;
+
+        if (!entry)
+                return false;
+        *ret = entry->pw_uid;
+        return true;
+}
+
+/* Reads the reservations. Returns 0 or a negative errno, explained. */
+static int open_reserve(Daemon *daemon) {
+        const char *bad = "";
+        size_t bad_len = 0;
+        int r = reserve_parse(daemon->options->reserve, find_user, &daemon->reserve, &bad, &bad_len);
+
+        if (r < 0) {
+                log_message(daemon->log, LOG_ERR,
+                            "EPMD_RESERVE: \"%.*s\" is no reservation: give NAME:USER or PREFIX*:USER, separated by "
+                            "blanks",
+                            (int) size_min(bad_len, 100), bad);
+                return r;
+        }
+        for (size_t i = 0; i < daemon->reserve.n; i++) {
+                const Reservation *item = &daemon->reserve.items[i];
+
+                if (!item->resolved)
+                        log_message(daemon->log, LOG_WARNING,
+                                    "EPMD_RESERVE: there is no user %.*s; only root can register %.*s%s until there is "
+                                    "one and epmd is restarted",
+                                    (int) item->user_len, item->user, (int) item->name_len, item->name,
+                                    item->prefix ? "*" : "");
+        }
+        return 0;
+}
+
 /* Where creations go on: behind the last one given, if that is known. Else a random start makes it as good as sure
  * that none comes back, whatever the clock says. */
 static int first_counter(Store *store, uint32_t *ret) {
@@ -352,26 +411,38 @@ static int first_counter(Store *store, uint32_t *ret) {
 
 static int make_parts(Daemon *daemon, ServerConfig *config, size_t nodes_max) {
         const Options *options = daemon->options;
+        const ServiceConfig service_config = {
+                .relaxed = options->relaxed,
+                .default_port = options->port,
+                .own_uid = getuid(),
+                .user_nodes_max = options->user_nodes_max > 0 ? options->user_nodes_max : nodes_max / 2,
+                .reserve = &daemon->reserve,
+        };
         Table *table = daemon->store ? store_table(daemon->store) : NULL;
-        uint8_t seed[SIPHASH_KEY_SIZE];
+        ServerParts parts = {.store = daemon->store, .identity = daemon->identity, .log = daemon->log};
         uint32_t counter;
         int r;
 
-        r = getrandom(seed, sizeof seed, 0) == sizeof seed ? 0 : -errno;
+        r = getrandom(config->seed, sizeof config->seed, 0) == sizeof config->seed ? 0 : -errno;
         if (r >= 0)
                 r = first_counter(daemon->store, &counter);
         if (r >= 0)
-                r = registry_new(seed, counter, nodes_max, table, &daemon->registry);
+                r = registry_new(config->seed, counter, nodes_max, table, &daemon->registry);
         if (r >= 0)
-                r = service_new(daemon->registry, options->relaxed, options->port, &daemon->service);
-        if (r >= 0)
-                r = server_new(config, daemon->registry, daemon->service, daemon->store, daemon->log, &daemon->server);
+                r = service_new(daemon->registry, &service_config, &daemon->service);
+        if (r >= 0) {
+                parts.registry = daemon->registry;
+                parts.service = daemon->service;
+                r = server_new(config, &parts, &daemon->server);
+        }
         return r < 0 ? log_failure(daemon->log, r, "Failed to set up the daemon") : 0;
 }
 
 static int daemon_init(Daemon *daemon) {
         const Options *options = daemon->options;
         ServerConfig config = {
+                .allow = &options->allow,
+                .allow_text = options->allow_text,
                 .packet_timeout = options->packet_timeout,
                 .idle_timeout = options->idle_timeout,
                 .delay_accept = options->delay_accept,
@@ -381,15 +452,18 @@ static int daemon_init(Daemon *daemon) {
         };
         size_t descriptors = raise_descriptors(daemon->log), nodes_max;
         StoreReport report = {};
-        int r;
+        int r = 0;
 
         divide_descriptors(descriptors, &config.connections_max, &nodes_max);
-        if (options->systemd) {
+        if (options->systemd)
                 r = take_passed(&daemon->sockets, daemon->log);
-                if (r < 0)
-                        return r;
+        if (r >= 0)
+                r = open_reserve(daemon);
+        if (r < 0)
+                return r;
+        open_identity(daemon);
+        if (options->systemd)
                 open_store(daemon, nodes_max, descriptors, &report);
-        }
         r = make_parts(daemon, &config, nodes_max);
         if (r < 0 || !daemon->store)
                 return r;

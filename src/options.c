@@ -24,6 +24,9 @@ enum {
         OPT_ADDRESS,
         OPT_PORT,
         OPT_SYSTEMD,
+        OPT_ALLOW,
+        OPT_RESERVE,
+        OPT_USER_NODES,
         OPT_NAMES,
         OPT_DUMP,
         OPT_KILL,
@@ -50,6 +53,9 @@ static const struct option long_options[] = {
         {"address", required_argument, NULL, OPT_ADDRESS},
         {"port", required_argument, NULL, OPT_PORT},
         {"systemd", no_argument, NULL, OPT_SYSTEMD},
+        {"allow", required_argument, NULL, OPT_ALLOW},
+        {"reserve", required_argument, NULL, OPT_RESERVE},
+        {"max-nodes-per-user", required_argument, NULL, OPT_USER_NODES},
         {"names", no_argument, NULL, OPT_NAMES},
         {"dump", no_argument, NULL, OPT_DUMP},
         {"kill", no_argument, NULL, OPT_KILL},
@@ -79,6 +85,11 @@ static const char help_text[] =
         "  -port N                 port to listen on or to talk to (default 4369)\n"
         "  -address LIST           addresses to listen on, separated by commas;\n"
         "                          127.0.0.1 and ::1 are added (default: all)\n"
+        "  -allow LIST             whom to answer besides this host: private (default),\n"
+        "                          any, local for no one, addresses, networks\n"
+        "  -reserve LIST           NAME:USER or PREFIX*:USER, separated by blanks:\n"
+        "                          names that only that user may register\n"
+        "  -max-nodes-per-user N   nodes that one user may register (default half of all)\n"
         "  -systemd                take the listening sockets from systemd\n"
         "  -daemon                 go to the background once listening\n"
         "  -relaxed_command_check  allow -kill with nodes registered, and -stop\n"
@@ -89,8 +100,9 @@ static const char help_text[] =
         "  -delay_accept SEC, -delay_write SEC\n"
         "                          for tests: wait before accepting, before replying\n"
         "\n"
-        "Environment: ERL_EPMD_PORT, ERL_EPMD_ADDRESS, ERL_EPMD_RELAXED_COMMAND_CHECK;\n"
-        "options win over it. See epmd(1).\n";
+        "Environment: ERL_EPMD_PORT, ERL_EPMD_ADDRESS, ERL_EPMD_RELAXED_COMMAND_CHECK,\n"
+        "EPMD_ALLOW, EPMD_RESERVE, EPMD_MAX_NODES_PER_USER; options win over it.\n"
+        "See epmd(1).\n";
 
 /* The text of -help. */
 const char *options_help(void) {
@@ -151,24 +163,6 @@ static int parse_delay(const char *what, const char *text, unsigned *ret, char *
         return 0;
 }
 
-static bool parse_address(const char *text, size_t n, Address *ret) {
-        char copy[INET6_ADDRSTRLEN + 1];
-        Address address = {};
-
-        if (n >= sizeof copy)
-                return false;
-        memcpy(copy, text, n);
-        copy[n] = 0;
-        if (inet_pton(AF_INET, copy, address.ip) == 1)
-                address.family = AF_INET;
-        else if (inet_pton(AF_INET6, copy, address.ip) == 1)
-                address.family = AF_INET6;
-        else
-                return false;
-        *ret = address;
-        return true;
-}
-
 /* A list without any address is the same as no list. The ports are filled in at the end, when they are known. */
 static int parse_addresses(const char *what, const char *list, Options *options, char *error) {
         static const char separators[] = ", ";
@@ -183,7 +177,7 @@ static int parse_addresses(const char *what, const char *list, Options *options,
         for (const char *p = list + strspn(list, separators); *p; p += strspn(p, separators)) {
                 size_t len = strcspn(p, separators);
 
-                if (!parse_address(p, len, &addresses[n])) {
+                if (!address_parse(p, len, &addresses[n])) {
                         free(addresses);
                         return fail(error, "%s: \"%.*s\" is not an IPv4 or IPv6 address", what,
                                     (int) size_min(len, 100), p);
@@ -194,6 +188,37 @@ static int parse_addresses(const char *what, const char *list, Options *options,
         free(options->addresses);
         options->addresses = addresses;
         options->n_addresses = n;
+        return 0;
+}
+
+static int parse_allow(const char *what, const char *list, Options *options, char *error) {
+        const char *bad = "";
+        size_t bad_len = 0;
+        Allow allow;
+        int r = allow_parse(list, &allow, &bad, &bad_len);
+
+        if (r == -ENOMEM) {
+                (void) fail(error, "out of memory");
+                return r;
+        }
+        if (r < 0)
+                return fail(error, "%s: \"%.*s\" is neither local, private, any, an address nor a network such as "
+                                   "192.0.2.0/24", what, (int) size_min(bad_len, 100), bad);
+        allow_done(&options->allow);
+        options->allow = allow;
+        options->allow_text = list;
+        return 0;
+}
+
+static int parse_count(const char *what, const char *text, size_t *ret, char *error) {
+        char *end;
+        unsigned long n;
+
+        errno = 0;
+        n = strtoul(text, &end, 10);
+        if (errno != 0 || end == text || *end || text[0] < '0' || text[0] > '9' || n < 1 || n > INT32_MAX)
+                return fail(error, "%s \"%s\" is not a number of nodes: give 1 or more", what, text);
+        *ret = (size_t) n;
         return 0;
 }
 
@@ -222,6 +247,18 @@ static int parse_environment(char *const *environment, Options *options, char *e
                 if (r < 0)
                         return r;
         }
+        value = from_environment(environment, "EPMD_ALLOW");
+        r = parse_allow("EPMD_ALLOW", value && *value ? value : ALLOW_DEFAULT, options, error);
+        if (r < 0)
+                return r;
+        value = from_environment(environment, "EPMD_MAX_NODES_PER_USER");
+        if (value && *value) {
+                r = parse_count("EPMD_MAX_NODES_PER_USER", value, &options->user_nodes_max, error);
+                if (r < 0)
+                        return r;
+        }
+        value = from_environment(environment, "EPMD_RESERVE");
+        options->reserve = value ? value : "";
         options->relaxed = from_environment(environment, "ERL_EPMD_RELAXED_COMMAND_CHECK") != NULL;
         return 0;
 }
@@ -282,6 +319,13 @@ static int apply_option(int option, const char *word, const char *value, Options
                 return parse_delay(word, value, &options->delay_write, error);
         case OPT_ADDRESS:
                 return parse_addresses(word, value, options, error);
+        case OPT_ALLOW:
+                return parse_allow(word, value, options, error);
+        case OPT_RESERVE:
+                options->reserve = value;
+                return 0;
+        case OPT_USER_NODES:
+                return parse_count(word, value, &options->user_nodes_max, error);
         case OPT_PORT:
                 return parse_port(word, value, &options->port, error);
         default:
@@ -369,4 +413,5 @@ void options_done(Options *options) {
         free(options->addresses);
         options->addresses = NULL;
         options->n_addresses = 0;
+        allow_done(&options->allow);
 }

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "address.h"
+#include "allow.h"
 #include "util.h"
 
 enum {
@@ -40,6 +41,10 @@ typedef struct Options {
         uint64_t idle_timeout;   /* µs; 0: never */
         unsigned delay_accept;   /* s */
         unsigned delay_write;    /* s */
+        Allow allow;             /* owned; who is answered */
+        const char *allow_text;  /* as it was given; points into argv or the environment */
+        const char *reserve;     /* reservations, not parsed: users are looked up later; the same */
+        size_t user_nodes_max;   /* of one user, but root; 0: half of what there is room for */
 } Options;
 
 int options_parse(int argc, char **argv, char *const *environment, Options *ret, char error[OPTIONS_ERROR_MAX]);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tally.h"
+
 /* Running out of memory while a table grows leaves the element out and says so by hh.tbl being NULL. */
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
@@ -20,15 +22,19 @@ struct Node {
         uint16_t lowest_version;
         uint16_t name_len;
         uint16_t extra_len;
+        uint16_t unit_len;
         uint8_t type;
         uint8_t protocol;
-        uint8_t bytes[]; /* the name, then Extra */
+        bool uid_known;
+        uint32_t uid;
+        uint8_t bytes[]; /* the name, then Extra, then the owner's unit */
 };
 
 struct Registry {
         Table *table;   /* not ours; NULL: nothing outlives the process */
         Node *live;     /* uthash keeps the order of insertion: the tail is the newest */
         Node *released; /* the head was released first */
+        Tally *users;   /* live nodes of each user */
         size_t nodes_max;
         uint64_t revision;
         uint64_t serial;  /* of the registration before, in the order of all */
@@ -43,15 +49,19 @@ struct Registry {
  * caller's, to be freed with registry_free(), which leaves the table as it is. Returns 0 or -ENOMEM. */
 int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t nodes_max, Table *table,
                  Registry **ret) {
-        Registry *registry = calloc(1, sizeof *registry);
+        _cleanup_(registry_freep) Registry *registry = calloc(1, sizeof *registry);
+        int r;
 
         if (!registry)
                 return -ENOMEM;
+        r = tally_new(seed, &registry->users);
+        if (r < 0)
+                return r;
         memcpy(registry->seed, seed, sizeof registry->seed);
         registry->counter = counter;
         registry->nodes_max = nodes_max;
         registry->table = table;
-        *ret = registry;
+        *ret = TAKE_PTR(registry);
         return 0;
 }
 
@@ -69,6 +79,7 @@ Registry *registry_free(Registry *registry) {
                 return NULL;
         free_table(&registry->live);
         free_table(&registry->released);
+        tally_free(registry->users);
         free(registry);
         return NULL;
 }
@@ -116,8 +127,13 @@ static void next_creation(Registry *registry, Node *node, const Node *previous) 
                 table_set_counter(registry->table, registry->counter);
 }
 
-static Node *node_new(const NodeInfo *info) {
-        Node *node = malloc(sizeof *node + info->name_len + info->extra_len);
+static void append(Node *node, size_t at, const uint8_t *data, size_t n) {
+        if (n > 0)
+                memcpy(node->bytes + at, data, n);
+}
+
+static Node *node_new(const NodeInfo *info, const Owner *owner) {
+        Node *node = malloc(sizeof *node + info->name_len + info->extra_len + owner->unit_len);
 
         if (!node)
                 return NULL;
@@ -128,13 +144,43 @@ static Node *node_new(const NodeInfo *info) {
                 .lowest_version = info->lowest_version,
                 .name_len = info->name_len,
                 .extra_len = info->extra_len,
+                .unit_len = owner->unit_len,
                 .type = info->type,
                 .protocol = info->protocol,
+                .uid_known = owner->known,
+                .uid = owner->uid,
         };
-        memcpy(node->bytes, info->name, info->name_len);
-        if (info->extra_len > 0)
-                memcpy(node->bytes + info->name_len, info->extra, info->extra_len);
+        append(node, 0, info->name, info->name_len);
+        append(node, info->name_len, info->extra, info->extra_len);
+        append(node, (size_t) info->name_len + info->extra_len, owner->unit, owner->unit_len);
         return node;
+}
+
+static TallyKey user_key(const Owner *owner) {
+        return tally_key(&owner->uid, sizeof owner->uid);
+}
+
+/* Makes a node one of the registered. Returns false, with nothing changed, when there is no memory. */
+static bool enter(Registry *registry, Node *node) {
+        const Owner owner = node_owner(node);
+        const TallyKey key = user_key(&owner);
+
+        if (owner.known && tally_add(registry->users, &key) < 0)
+                return false;
+        if (table_add(registry, &registry->live, node))
+                return true;
+        if (owner.known)
+                tally_remove(registry->users, &key);
+        return false;
+}
+
+static void leave(Registry *registry, Node *node) {
+        const Owner owner = node_owner(node);
+        const TallyKey key = user_key(&owner);
+
+        HASH_DEL(registry->live, node);
+        if (owner.known)
+                tally_remove(registry->users, &key);
 }
 
 static void set_holder(Node *node, const Holder *holder) {
@@ -146,6 +192,7 @@ static void set_holder(Node *node, const Holder *holder) {
 static void write_record(Registry *registry, Node *node, uint64_t cookie) {
         const TableRecord record = {
                 .info = node_info(node),
+                .owner = node_owner(node),
                 .cookie = cookie,
                 .serial = ++registry->serial,
                 .since = node->since,
@@ -169,12 +216,12 @@ int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder,
                 return REGISTRY_TAKEN;
         if (registry_count(registry) >= registry->nodes_max)
                 return REGISTRY_FULL;
-        node = node_new(info);
+        node = node_new(info, &holder->owner);
         if (!node)
                 return -ENOMEM;
         set_holder(node, holder);
         node->since = now;
-        if (!table_add(registry, &registry->live, node)) {
+        if (!enter(registry, node)) {
                 free(node);
                 return -ENOMEM;
         }
@@ -193,7 +240,7 @@ int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder,
  *
  * *ret is set for a registered node. Returns 0; REGISTRY_TAKEN, REGISTRY_FULL or -ENOMEM: the record is erased. */
 int registry_restore(Registry *registry, uint32_t slot, const TableRecord *record, const Holder *holder, Node **ret) {
-        Node **table = holder ? &registry->live : &registry->released, *previous, *node = NULL;
+        Node *previous, *node = NULL;
         const NodeInfo *info = &record->info;
         int r = 0;
 
@@ -201,7 +248,7 @@ int registry_restore(Registry *registry, uint32_t slot, const TableRecord *recor
                 r = REGISTRY_TAKEN;
         else if (holder && registry_count(registry) >= registry->nodes_max)
                 r = REGISTRY_FULL;
-        else if (!(node = node_new(info)))
+        else if (!(node = node_new(info, &record->owner)))
                 r = -ENOMEM;
         if (r != 0) {
                 table_erase(registry->table, slot);
@@ -217,7 +264,7 @@ int registry_restore(Registry *registry, uint32_t slot, const TableRecord *recor
                 set_holder(node, holder);
         else
                 table_release(registry->table, slot);
-        if (!table_add(registry, table, node)) {
+        if (!(holder ? enter(registry, node) : table_add(registry, &registry->released, node))) {
                 table_erase(registry->table, slot);
                 free(node);
                 return -ENOMEM;
@@ -233,7 +280,7 @@ int registry_restore(Registry *registry, uint32_t slot, const TableRecord *recor
 /* Releases a registered name and remembers it, at the cost of the one released longest ago. The node is not the
  * caller's any more. */
 void registry_remove(Registry *registry, Node *node) {
-        HASH_DEL(registry->live, node);
+        leave(registry, node);
         registry->revision++;
         node->holder = NULL;
         if (registry->table)
@@ -279,6 +326,13 @@ size_t registry_count(const Registry *registry) {
         return HASH_COUNT(registry->live);
 }
 
+/* How many nodes of a user are registered; 0 for one that is not known. */
+size_t registry_count_of(const Registry *registry, const Owner *owner) {
+        const TallyKey key = user_key(owner);
+
+        return owner->known ? tally_count(registry->users, &key) : 0;
+}
+
 size_t registry_released_count(const Registry *registry) {
         return HASH_COUNT(registry->released);
 }
@@ -300,6 +354,16 @@ NodeInfo node_info(const Node *node) {
                 .lowest_version = node->lowest_version,
                 .type = node->type,
                 .protocol = node->protocol,
+        };
+}
+
+/* Whose it is; points into the node. */
+Owner node_owner(const Node *node) {
+        return (Owner){
+                .unit = node->bytes + node->name_len + node->extra_len,
+                .unit_len = node->unit_len,
+                .known = node->uid_known,
+                .uid = node->uid,
         };
 }
 

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "owner.h"
 #include "proto.h"
 #include "siphash.h"
 #include "table.h"
@@ -24,6 +25,7 @@ typedef struct Holder {
         void *connection; /* opaque */
         int fd;           /* shown by DUMP_REQ */
         uint64_t cookie;  /* SO_COOKIE, for the table; 0: not known */
+        Owner owner;      /* copied */
 } Holder;
 
 /* Outcomes. */
@@ -48,10 +50,12 @@ Node *registry_oldest_released(const Registry *registry);
 Node *registry_newer_released(const Node *node);
 
 size_t registry_count(const Registry *registry);
+size_t registry_count_of(const Registry *registry, const Owner *owner);
 size_t registry_released_count(const Registry *registry);
 uint64_t registry_revision(const Registry *registry);
 
 NodeInfo node_info(const Node *node);
+Owner node_owner(const Node *node);
 uint32_t node_creation(const Node *node);
 uint32_t node_counter(const Node *node);
 uint32_t node_slot(const Node *node);

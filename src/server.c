@@ -14,26 +14,37 @@
 #include "conn.h"
 #include "deadlines.h"
 #include "escape.h"
+#include "ratelimit.h"
 #include "systemd.h"
+#include "tally.h"
 
 enum {
         LISTINGS_MAX = 8,       /* versions of a listing that slow readers may keep alive */
         HEX_DUMP_MAX = 256,     /* bytes of a packet shown with -d -d */
-        LIMIT_LOG_SECONDS = 10, /* between two messages about running out of room */
+        SHARE_DIVISOR = 4,      /* a remote address may have a quarter of the places for those who wait */
+        LOCAL_PLACES = 16,      /* of all connections are for peers of this host alone */
+        LOCAL_DIVISOR = 8,      /* but no more than an eighth */
+        LOG_PERIOD_SECONDS = 10,
+        LOG_LINES_MAX = 50,     /* of a kind, in that time; two kinds are ten a second */
         RELOAD_GRACE_MSEC = 500, /* for requests under way when a new program is to take over */
 };
 
 struct Server {
         ServerConfig config;
-        Registry *registry; /* not ours, as the next three */
+        Registry *registry; /* not ours, as the next four */
         Service *service;
-        Store *store; /* NULL: nothing outlives the process */
+        Store *store;       /* or NULL */
+        Identity *identity; /* or NULL */
         Log *log;
 
         sd_event *event;
         Acceptor *acceptor;
-        Deadlines waiting; /* connections that are not registered */
-        size_t n_conns;    /* all of them */
+        Allow local_only; /* for sockets whose name says so, as the next two */
+        Allow private_only;
+        Allow anyone;
+        Deadlines waiting[2]; /* connections that are not registered, of peers elsewhere and of this host */
+        Tally *per_address; /* those of them that are not of this host */
+        size_t n_conns;     /* all of them */
 
         Listing *unsent[LISTINGS_MAX]; /* the versions that some connection still sends, a ring */
         size_t next_unsent;
@@ -42,8 +53,9 @@ struct Server {
         uint64_t status_time;          /* of the last STATUS= */
         sd_event_source *idle_timer;
         uint64_t active_time;    /* when something was last done for a peer */
-        uint64_t limit_log_time; /* of the last message about a limit; 0: none */
-        uint64_t unkept_log_time; /* and about a node that would not survive a restart */
+        RateLimit node_lines;  /* what the log gets of registrations, and of refusals to register */
+        RateLimit peer_lines;  /* and of peers that are not answered, and of limits */
+        RateLimit limit_lines; /* and of running out of something */
         sd_event_source *reload_timer; /* armed: a new program is to take over when the requests under way are done */
         uint64_t reload_deadline;
 
@@ -66,14 +78,17 @@ static uint64_t now_realtime(const Server *server) {
         return now;
 }
 
-/* Whether it is time for one more message of a kind that could come with every connection. */
-static bool may_log(const Server *server, uint64_t *last) {
-        uint64_t now = now_usec(server);
+/* Whether there may be one more message of a kind of which peers can cause any number. */
+static bool may_log(Server *server, RateLimit *limit) {
+        unsigned held;
+        bool pass;
 
-        if (*last > 0 && now < *last + LIMIT_LOG_SECONDS * USEC_PER_SEC)
-                return false;
-        *last = now;
-        return true;
+        if (log_verbosity(server->log) >= VERBOSITY_DEBUG)
+                return true;
+        pass = ratelimit_pass(limit, now_usec(server), &held);
+        if (held > 0)
+                log_message(server->log, LOG_NOTICE, "%u messages were held back", held);
+        return pass;
 }
 
 /* ---- What the service manager is told ---- */
@@ -138,7 +153,7 @@ static int on_reload_timer(sd_event_source *source, uint64_t usec, void *userdat
         int r;
 
         (void) usec;
-        if (server->waiting.count > 0 && now_usec(server) < server->reload_deadline) {
+        if (server->waiting[0].count + server->waiting[1].count > 0 && now_usec(server) < server->reload_deadline) {
                 (void) sd_event_source_set_time_relative(source, 10 * USEC_PER_MSEC);
                 return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
         }
@@ -171,9 +186,10 @@ static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *inf
 
 /* ---- Messages ---- */
 
-static LogFields fields_of(const Conn *conn, const NodeInfo *node) {
+static LogFields fields_of(const Conn *conn, const NodeInfo *node, const Owner *owner) {
         return (LogFields){
                 .peer = &conn->peer.address,
+                .owner = owner,
                 .node = node ? node->name : NULL,
                 .node_len = node ? node->name_len : 0,
                 .port = node ? node->port : 0,
@@ -182,7 +198,7 @@ static LogFields fields_of(const Conn *conn, const NodeInfo *node) {
 
 /* A debug message about a connection. */
 static void log_conn(Server *server, const Conn *conn, int verbosity, const char *what) {
-        LogFields fields = fields_of(conn, NULL);
+        LogFields fields = fields_of(conn, NULL, NULL);
         char peer[ADDRESS_TEXT_MAX];
 
         if (log_verbosity(server->log) >= verbosity)
@@ -216,24 +232,70 @@ static void log_table(Server *server) {
         }
 }
 
-static void log_registered(Server *server, const Conn *conn) {
-        NodeInfo info = node_info(conn->node);
-        LogFields fields = fields_of(conn, &info);
-        char name[ESCAPED_NAME_MAX];
+/* " of unit (uid 1000)", or nothing. */
+static const char *owner_text(const Owner *owner, char *buffer, size_t size) {
+        char unit[ESCAPED_BYTE_MAX * OWNER_UNIT_MAX + 1];
 
-        log_event(server->log, LOG_INFO, &fields, "Registered %s at port %u",
-                  escape_text(info.name, info.name_len, name, sizeof name), info.port);
-        log_table(server);
+        buffer[0] = 0;
+        if (!owner->known)
+                return buffer;
+        escape_text(owner->unit, owner->unit_len, unit, sizeof unit);
+        (void) snprintf(buffer, size, " of %s%suid %u%s", unit, owner->unit_len > 0 ? " (" : "", owner->uid,
+                        owner->unit_len > 0 ? ")" : "");
+        return buffer;
 }
 
-static void log_refused(Server *server, const Conn *conn, const Response *response) {
-        const NodeInfo *info = &response->request.node;
-        LogFields fields = fields_of(conn, info);
-        char name[ESCAPED_NAME_MAX], peer[ADDRESS_TEXT_MAX];
+enum { OWNER_TEXT_MAX = ESCAPED_BYTE_MAX * OWNER_UNIT_MAX + 32 };
 
-        log_event(server->log, LOG_NOTICE, &fields, "Refused to register %s at port %u for %s: %s",
+static void log_registered(Server *server, const Conn *conn) {
+        NodeInfo info = node_info(conn->node);
+        Owner owner = node_owner(conn->node);
+        LogFields fields = fields_of(conn, &info, &owner);
+        char name[ESCAPED_NAME_MAX], text[OWNER_TEXT_MAX];
+
+        log_table(server);
+        if (!may_log(server, &server->node_lines))
+                return;
+        log_event(server->log, LOG_INFO, &fields, "Registered %s at port %u%s",
+                  escape_text(info.name, info.name_len, name, sizeof name), info.port,
+                  owner_text(&owner, text, sizeof text));
+}
+
+/* Who has the name that somebody else wants: "; it is held since … of …". */
+static void holder_text(const Response *response, char *buffer, size_t size) {
+        char since[32] = "?", text[OWNER_TEXT_MAX];
+        Owner owner;
+        time_t seconds;
+        struct tm tm;
+
+        buffer[0] = 0;
+        if (response->refusal == REFUSAL_RESERVED) {
+                const Reservation *r = response->reservation;
+
+                (void) snprintf(buffer, size, " %.*s", (int) size_min(r->user_len, 64), r->user);
+        }
+        if (response->refusal != REFUSAL_TAKEN)
+                return;
+        owner = node_owner(response->node);
+        seconds = (time_t) (node_since(response->node) / USEC_PER_SEC);
+        if (localtime_r(&seconds, &tm))
+                (void) strftime(since, sizeof since, "%F %T %z", &tm);
+        (void) snprintf(buffer, size, " since %s by a node at port %u%s", since, node_info(response->node).port,
+                        owner_text(&owner, text, sizeof text));
+}
+
+static void log_refused(Server *server, const Conn *conn, const Owner *owner, const Response *response) {
+        const NodeInfo *info = &response->request.node;
+        LogFields fields = fields_of(conn, info, owner);
+        char name[ESCAPED_NAME_MAX], peer[ADDRESS_TEXT_MAX], asks[OWNER_TEXT_MAX], holds[OWNER_TEXT_MAX + 96];
+
+        if (!may_log(server, &server->node_lines))
+                return;
+        holder_text(response, holds, sizeof holds);
+        log_event(server->log, LOG_NOTICE, &fields, "Refused to register %s at port %u for %s%s: %s%s",
                   escape_text(info->name, info->name_len, name, sizeof name), info->port,
-                  address_format(&conn->peer.address, peer), refusal_text(response->refusal));
+                  address_format(&conn->peer.address, peer), owner_text(owner, asks, sizeof asks),
+                  refusal_text(response->refusal), holds);
 }
 
 static void log_request(Server *server, const Conn *conn, const Response *response) {
@@ -251,18 +313,62 @@ static void log_request(Server *server, const Conn *conn, const Response *respon
         log_conn(server, conn, VERBOSITY_DEBUG, text);
 }
 
+/* ---- Connections that wait ---- */
+
+/* By what the share of a remote peer is counted: its IPv4 address, or the network of its IPv6 address, of which each
+ * host has as many addresses as it likes. */
+static TallyKey share_key(const Conn *conn) {
+        const Address *address = &conn->peer.address;
+
+        return tally_key(address->ip, address->family == AF_INET6 ? 8 : sizeof address->ip);
+}
+
+static Deadlines *queue_of(Server *server, const Conn *conn) {
+        return &server->waiting[conn->peer.local];
+}
+
+/* Puts a connection among those that wait, unless its peer has a quarter of them all already.
+ * Returns 0; -EDQUOT; -ENOMEM. */
+static int start_waiting(Server *server, Conn *conn) {
+        size_t slots = server->config.connections_max - registry_count(server->registry);
+        TallyKey key = share_key(conn);
+
+        if (deadlines_has(queue_of(server, conn), conn))
+                return 0;
+        if (!conn->peer.local) {
+                if (tally_count(server->per_address, &key) >= slots / SHARE_DIVISOR)
+                        return -EDQUOT;
+                if (tally_add(server->per_address, &key) < 0)
+                        return -ENOMEM;
+        }
+        deadlines_add(queue_of(server, conn), conn);
+        return 0;
+}
+
+static void stop_waiting(Server *server, Conn *conn) {
+        TallyKey key = share_key(conn);
+
+        if (!deadlines_has(queue_of(server, conn), conn))
+                return;
+        deadlines_remove(queue_of(server, conn), conn);
+        if (!conn->peer.local)
+                tally_remove(server->per_address, &key);
+}
+
 /* ---- The end of a connection ---- */
 
 /* The name of a connection is free from here on. Its peer may still be there, and others hold duplicates of the
  * connection, so closing it would not reach the peer. */
 static void unregister(Server *server, Conn *conn, const char *why) {
         NodeInfo info = node_info(conn->node);
-        LogFields fields = fields_of(conn, &info);
+        Owner owner = node_owner(conn->node);
+        LogFields fields = fields_of(conn, &info, &owner);
         uint32_t slot = node_slot(conn->node);
         char name[ESCAPED_NAME_MAX];
 
-        log_event(server->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
-                  escape_text(info.name, info.name_len, name, sizeof name), info.port, why);
+        if (may_log(server, &server->node_lines))
+                log_event(server->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
+                          escape_text(info.name, info.name_len, name, sizeof name), info.port, why);
         registry_remove(server->registry, TAKE_PTR(conn->node));
         if (server->store)
                 store_drop(server->store, slot);
@@ -278,11 +384,11 @@ static void end_conn(Server *server, Conn *conn, const char *why) {
                 unregister(server, conn, why);
         if (conn->source)
                 status_changed(server);
-        deadlines_remove(&server->waiting, conn);
+        stop_waiting(server, conn);
         conn_free(conn);
         server->n_conns--;
         server->active_time = now_usec(server);
-        if (server->n_conns < server->config.connections_max && !is_reloading(server))
+        if (!is_reloading(server))
                 acceptor_resume(server->acceptor);
 }
 
@@ -312,15 +418,17 @@ static int wait_for(Server *server, Conn *conn, uint32_t events) {
                 return r;
         }
         if (conn->state == CONN_REGISTERED)
-                deadlines_remove(&server->waiting, conn);
-        else if (!deadlines_has(&server->waiting, conn))
-                deadlines_add(&server->waiting, conn);
+                stop_waiting(server, conn);
         return 0;
 }
 
 static void wait_or_end(Server *server, Conn *conn, uint32_t events) {
-        if (wait_for(server, conn, events) < 0)
-                end_conn(server, conn, "out of resources");
+        int r = start_waiting(server, conn);
+
+        if (r >= 0)
+                r = wait_for(server, conn, events);
+        if (r < 0)
+                end_conn(server, conn, r == -EDQUOT ? "its address has too many" : "out of resources");
 }
 
 /* Everything was sent. What the peer has sent in the meantime must be read before the socket is closed, or the kernel
@@ -337,21 +445,26 @@ static void finish(Server *server, Conn *conn) {
 
 /* ---- Sending ---- */
 
+static void end_readers(Server *server, const Listing *listing) {
+        for (size_t i = 0; i < ARRAY_SIZE(server->waiting); i++)
+                for (Conn *conn = server->waiting[i].first, *next; conn; conn = next) {
+                        next = conn->later;
+                        if (conn_is_sending(conn, listing))
+                                end_conn(server, conn, "too slow a reader");
+                }
+}
+
 /* A slow reader keeps its version of a listing alive. To bound what all of them together can keep, the readers of
  * the oldest version lose their connections when there are too many versions. */
 static void keep_unsent(Server *server, Listing *listing) {
         Listing *oldest;
-        Conn *conn, *next;
 
         for (size_t i = 0; i < LISTINGS_MAX; i++)
                 if (server->unsent[i] == listing)
                         return;
         oldest = server->unsent[server->next_unsent];
-        for (conn = oldest ? server->waiting.first : NULL; conn; conn = next) {
-                next = conn->later;
-                if (conn_is_sending(conn, oldest))
-                        end_conn(server, conn, "too slow a reader");
-        }
+        if (oldest)
+                end_readers(server, oldest);
         listing_unref(oldest);
         server->unsent[server->next_unsent] = listing_ref(listing);
         server->next_unsent = (server->next_unsent + 1) % LISTINGS_MAX;
@@ -380,7 +493,7 @@ static void keep(Server *server, const Conn *conn) {
         if (!server->store)
                 return;
         r = store_keep(server->store, node_slot(conn->node), node_counter(conn->node), conn->fd);
-        if (r == 0 || !may_log(server, &server->unkept_log_time))
+        if (r == 0 || !may_log(server, &server->limit_lines))
                 return;
         log_message(server->log, LOG_WARNING,
                     "Some nodes will have to register again when epmd restarts, there is no room to keep them: %s",
@@ -413,22 +526,32 @@ static Conn *holder_of(const Node *node) {
         return node_holder(node);
 }
 
-/* Asks the service. A name counts as taken only while its holder lives: a node that restarts can be here before the
- * end of its former connection was read. */
-static int ask_service(Server *server, Conn *conn, const uint8_t *body, size_t n, Response *ret) {
-        const Holder holder = {
-                .connection = conn,
-                .fd = conn->fd,
-                /* A system call that only registrations need. */
-                .cookie = server->store && body[0] == TAG_ALIVE2_REQ ? conn_cookie(conn) : 0,
-        };
-        uint64_t now = now_realtime(server);
-        int r = service_handle(server->service, &conn->peer, body, n, &holder, now, ret);
+/* The requests whose answer depends on who asks; finding that out takes system calls that the others are spared. */
+static bool depends_on_owner(uint8_t tag) {
+        return tag == TAG_ALIVE2_REQ || tag == TAG_KILL_REQ || tag == TAG_STOP_REQ;
+}
 
-        if (r < 0 || ret->refusal != REFUSAL_TAKEN || !conn_is_gone(holder_of(ret->node)))
+static Holder holder_from(Server *server, Conn *conn, uint8_t tag) {
+        Holder holder = {.connection = conn, .fd = conn->fd};
+
+        if (!conn->peer.local || !depends_on_owner(tag))
+                return holder;
+        holder.owner = identity_of(server->identity, conn->fd, now_usec(server));
+        if (server->store && tag == TAG_ALIVE2_REQ)
+                holder.cookie = conn_cookie(conn);
+        return holder;
+}
+
+/* Asks the service. What a node has counts only while it lives: one that restarts can be here before the end of its
+ * former connection was read. */
+static int ask_service(Server *server, Conn *conn, const Holder *holder, const uint8_t *body, size_t n, Response *ret) {
+        uint64_t now = now_realtime(server);
+        int r = service_handle(server->service, &conn->peer, body, n, holder, now, ret);
+
+        if (r < 0 || ret->verdict != VERDICT_REFUSED || !ret->node || !conn_is_gone(holder_of(ret->node)))
                 return r;
         end_conn(server, holder_of(ret->node), "connection closed");
-        return service_handle(server->service, &conn->peer, body, n, &holder, now, ret);
+        return service_handle(server->service, &conn->peer, body, n, holder, now, ret);
 }
 
 /* Whoever ends the daemon by request ends the registrations too; nothing is to come back with the next one. */
@@ -447,10 +570,11 @@ static void delay(unsigned seconds) {
 }
 
 static void handle_request(Server *server, Conn *conn, const uint8_t *body, size_t n) {
+        Holder holder = holder_from(server, conn, body[0]);
         Response response;
 
         log_packet(server, conn, "request of", body, n);
-        if (ask_service(server, conn, body, n, &response) < 0) {
+        if (ask_service(server, conn, &holder, body, n, &response) < 0) {
                 log_message(server->log, LOG_ERR, "No memory for a reply, closing its connection");
                 end_conn(server, conn, "out of memory");
                 return;
@@ -467,7 +591,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
                 keep_registered(server, conn, &response);
                 return;
         case VERDICT_REFUSED:
-                log_refused(server, conn, &response);
+                log_refused(server, conn, &holder.owner, &response);
                 break;
         case VERDICT_STOP:
                 end_conn(server, holder_of(response.node), "stopped by request");
@@ -543,38 +667,97 @@ static int on_conn(sd_event_source *source, int fd, uint32_t revents, void *user
         return 0;
 }
 
-/* Says that a limit was reached, but not again for every connection. */
+/* ---- New connections ---- */
+
 static void log_limit(Server *server, const char *what) {
-        if (!may_log(server, &server->limit_log_time))
-                return;
-        log_message(server->log, LOG_WARNING,
-                    "No new connections until others end: %s, with %zu open; raise LimitNOFILE= of the service", what,
-                    server->n_conns);
+        if (may_log(server, &server->limit_lines))
+                log_message(server->log, LOG_WARNING,
+                            "%s, with %zu connections open and %zu nodes registered; raise LimitNOFILE= of the service",
+                            what, server->n_conns, registry_count(server->registry));
 }
 
 static void on_accept_error(void *userdata, int error) {
-        log_limit(userdata, ERR_TEXT(error));
+        char what[128];
+
+        (void) snprintf(what, sizeof what, "No new connections until others end: %s", ERR_TEXT(error));
+        log_limit(userdata, what);
+}
+
+/* Says who was not answered, and what would have it answered. */
+static void log_turned_away(Server *server, const Peer *peer, const Allow *allow) {
+        const LogFields fields = {.peer = &peer->address};
+        char text[ADDRESS_TEXT_MAX], ip[ADDRESS_TEXT_MAX];
+
+        if (!may_log(server, &server->peer_lines))
+                return;
+        address_format(&peer->address, text);
+        address_format_ip(&peer->address, ip);
+        if (allow == server->config.allow)
+                log_event(server->log, LOG_NOTICE, &fields,
+                          "Did not answer %s; to admit it set EPMD_ALLOW=%s,%s in /etc/default/epmd and restart epmd",
+                          text, server->config.allow_text, ip);
+        else
+                log_event(server->log, LOG_NOTICE, &fields,
+                          "Did not answer %s; to admit it change FileDescriptorName= of the socket that it came by",
+                          text);
+}
+
+/* A listening socket whose name is the word has its own rule. */
+static const Allow *rule_of(const Server *server, const char *name) {
+        if (strcmp(name, "local") == 0)
+                return &server->local_only;
+        if (strcmp(name, "private") == 0)
+                return &server->private_only;
+        if (strcmp(name, "any") == 0)
+                return &server->anyone;
+        return server->config.allow;
+}
+
+/* The connection that has waited longest, of peers elsewhere if there is one; NULL: none waits. */
+static Conn *longest_waiting(const Server *server, bool remote_only) {
+        if (server->waiting[0].first || remote_only)
+                return server->waiting[0].first;
+        return server->waiting[1].first;
+}
+
+/* Makes room for one more, at the cost of the one that has waited longest. The last places are for peers of this
+ * host, which are those that register. Returns whether there is room. */
+static bool make_room(Server *server, const Peer *peer) {
+        size_t limit = server->config.connections_max;
+        Conn *victim;
+
+        if (!peer->local)
+                limit -= size_min(limit / LOCAL_DIVISOR, LOCAL_PLACES);
+        if (server->n_conns < limit)
+                return true;
+        log_limit(server, "Connections that wait are closed to make room for new ones");
+        victim = longest_waiting(server, !peer->local);
+        if (victim)
+                end_conn(server, victim, "made room for another");
+        return victim != NULL;
 }
 
 /* Serves a new connection at once: most have sent their request by now and never need to wait. */
-static void on_accept(void *userdata, int fd, const SocketAddress *remote) {
+static void on_accept(void *userdata, int fd, const SocketAddress *remote, const char *name) {
         _cleanup_close_ int owned = fd;
         Server *server = userdata;
         uint64_t now = now_usec(server);
+        const Allow *allow = rule_of(server, name);
         Conn *conn;
         Peer peer;
 
         delay(server->config.delay_accept);
         server->active_time = now;
-        if (peer_from_connection(fd, remote, &peer) < 0 ||
-            conn_new(fd, &peer, now + server->config.packet_timeout, server, &conn) < 0)
+        if (peer_from_connection(fd, remote, &peer) < 0)
+                return;
+        if (!allow_admits(allow, &peer.address, peer.local)) {
+                log_turned_away(server, &peer, allow);
+                return;
+        }
+        if (!make_room(server, &peer) || conn_new(fd, &peer, now + server->config.packet_timeout, server, &conn) < 0)
                 return;
         (void) TAKE_FD(owned);
         server->n_conns++;
-        if (server->n_conns >= server->config.connections_max) {
-                log_limit(server, "the limit of descriptors is near");
-                acceptor_pause(server->acceptor);
-        }
         log_conn(server, conn, VERBOSITY_PACKETS, "connected");
         receive(server, conn);
 }
@@ -602,44 +785,63 @@ static int add_signals(Server *server) {
         return sd_event_add_signal(server->event, NULL, SIGHUP, on_hangup, server);
 }
 
-/* Makes a server without listening sockets. The registry, the service, the store and the log stay the caller's and
- * must outlive it; store may be NULL. SIGTERM and SIGINT end its loop; where the service manager asks for it, its
- * watchdog is served. *ret is the caller's. Returns 0 or a negative errno. */
-int server_new(const ServerConfig *config, Registry *registry, Service *service, Store *store, Log *log,
-               Server **ret) {
+static int add_rules(Server *server) {
+        const char *bad;
+        size_t len;
+        int r;
+
+        r = allow_parse("local", &server->local_only, &bad, &len);
+        if (r >= 0)
+                r = allow_parse("private", &server->private_only, &bad, &len);
+        if (r >= 0)
+                r = allow_parse("any", &server->anyone, &bad, &len);
+        return r;
+}
+
+static int add_sources(Server *server) {
+        int r;
+
+        /* Not the thread's default loop: that one asks for the thread's id at every turn. */
+        r = sd_event_new(&server->event);
+        for (size_t i = 0; i < ARRAY_SIZE(server->waiting) && r >= 0; i++)
+                r = deadlines_init(&server->waiting[i], server->event, on_expired);
+        if (r >= 0)
+                r = acceptor_new(server->event, on_accept, on_accept_error, server, &server->acceptor);
+        if (r >= 0)
+                r = add_timer(server, on_status_timer, &server->status_timer);
+        if (r >= 0)
+                r = add_timer(server, on_idle_timer, &server->idle_timer);
+        if (r >= 0)
+                r = add_timer(server, on_reload_timer, &server->reload_timer);
+        if (r >= 0)
+                r = add_signals(server);
+        if (r >= 0)
+                r = sd_event_set_watchdog(server->event, true);
+        return r;
+}
+
+/* Makes a server without listening sockets. SIGTERM and SIGINT end its loop; where the service manager asks for it,
+ * its watchdog is served. *ret is the caller's. Returns 0 or a negative errno. */
+int server_new(const ServerConfig *config, const ServerParts *parts, Server **ret) {
+        const RateLimit lines = {.period = LOG_PERIOD_SECONDS * USEC_PER_SEC, .max = LOG_LINES_MAX};
         _cleanup_(server_freep) Server *server = calloc(1, sizeof *server);
         int r;
 
         if (!server)
                 return -ENOMEM;
         server->config = *config;
-        server->registry = registry;
-        server->service = service;
-        server->store = store;
-        server->log = log;
-        /* Not the thread's default loop: that one asks for the thread's id at every turn. */
-        r = sd_event_new(&server->event);
-        if (r < 0)
-                return r;
-        r = deadlines_init(&server->waiting, server->event, on_expired);
-        if (r < 0)
-                return r;
-        r = acceptor_new(server->event, on_accept, on_accept_error, server, &server->acceptor);
-        if (r < 0)
-                return r;
-        r = add_timer(server, on_status_timer, &server->status_timer);
-        if (r < 0)
-                return r;
-        r = add_timer(server, on_idle_timer, &server->idle_timer);
-        if (r < 0)
-                return r;
-        r = add_timer(server, on_reload_timer, &server->reload_timer);
-        if (r < 0)
-                return r;
-        r = add_signals(server);
-        if (r < 0)
-                return r;
-        r = sd_event_set_watchdog(server->event, true);
+        server->registry = parts->registry;
+        server->service = parts->service;
+        server->store = parts->store;
+        server->identity = parts->identity;
+        server->log = parts->log;
+        server->node_lines = server->peer_lines = lines;
+        server->limit_lines = (RateLimit){.period = lines.period, .max = 1};
+        r = tally_new(config->seed, &server->per_address);
+        if (r >= 0)
+                r = add_rules(server);
+        if (r >= 0)
+                r = add_sources(server);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(server);
@@ -650,8 +852,8 @@ int server_new(const ServerConfig *config, Registry *registry, Service *service,
 static void free_conns(Server *server) {
         Conn *conn;
 
-        while ((conn = server->waiting.first)) {
-                deadlines_remove(&server->waiting, conn);
+        while ((conn = longest_waiting(server, false))) {
+                stop_waiting(server, conn);
                 conn_free(conn);
         }
         for (Node *node = registry_newest(server->registry); node; node = registry_older(node))
@@ -666,7 +868,12 @@ Server *server_free(Server *server) {
         for (size_t i = 0; i < LISTINGS_MAX; i++)
                 listing_unref(server->unsent[i]);
         acceptor_free(server->acceptor);
-        deadlines_done(&server->waiting);
+        for (size_t i = 0; i < ARRAY_SIZE(server->waiting); i++)
+                deadlines_done(&server->waiting[i]);
+        tally_free(server->per_address);
+        allow_done(&server->local_only);
+        allow_done(&server->private_only);
+        allow_done(&server->anyone);
         sd_event_source_disable_unref(server->status_timer);
         sd_event_source_disable_unref(server->idle_timer);
         sd_event_source_disable_unref(server->reload_timer);

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "allow.h"
+#include "identity.h"
 #include "log.h"
 #include "service.h"
 #include "store.h"
@@ -15,6 +17,9 @@ typedef struct Server Server;
 
 typedef struct ServerConfig {
         size_t connections_max;  /* open at once, registered ones included */
+        const Allow *allow;      /* who is answered; must outlive the server */
+        const char *allow_text;  /* the same, for messages */
+        uint8_t seed[SIPHASH_KEY_SIZE];
         uint64_t packet_timeout; /* µs from accept until the reply is sent */
         uint64_t idle_timeout;   /* µs without node or connection until the daemon ends; 0: never */
         unsigned delay_accept;   /* s, for tests */
@@ -31,8 +36,16 @@ typedef enum ServerEnd {
         SERVER_END_IDLE,
 } ServerEnd;
 
-int server_new(const ServerConfig *config, Registry *registry, Service *service, Store *store, Log *log,
-               Server **ret);
+/* What a server works with; all of it stays the caller's and must outlive it. */
+typedef struct ServerParts {
+        Registry *registry;
+        Service *service;
+        Store *store;       /* NULL: nothing outlives the process */
+        Identity *identity; /* NULL: only peers over AF_UNIX are known */
+        Log *log;
+} ServerParts;
+
+int server_new(const ServerConfig *config, const ServerParts *parts, Server **ret);
 Server *server_free(Server *server);
 DEFINE_CLEANUP(Server *, server_free)
 

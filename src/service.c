@@ -6,20 +6,19 @@
 #include <string.h>
 
 struct Service {
-        Registry *registry;    /* not ours */
-        bool relaxed;          /* KILL_REQ with nodes registered, and STOP_REQ, are allowed */
-        uint16_t default_port; /* what NAMES tells a peer that came by no port */
-        Listing *names;        /* the last ones made, good as long as the registry has not changed */
+        Registry *registry; /* not ours */
+        ServiceConfig config;
+        Listing *names; /* the last ones made, good as long as the registry has not changed */
         Listing *dump;
 };
 
 /* Makes the service of a registry, which stays the caller's and must outlive it. Returns 0 or -ENOMEM. */
-int service_new(Registry *registry, bool relaxed, uint16_t default_port, Service **ret) {
+int service_new(Registry *registry, const ServiceConfig *config, Service **ret) {
         Service *service = malloc(sizeof *service);
 
         if (!service)
                 return -ENOMEM;
-        *service = (Service){.registry = registry, .relaxed = relaxed, .default_port = default_port};
+        *service = (Service){.registry = registry, .config = *config};
         *ret = service;
         return 0;
 }
@@ -46,11 +45,29 @@ static void put_refusal(Response *response, Refusal refusal) {
         response->refusal = refusal;
 }
 
+/* Whether this user may register that name, whoever has it. */
+static Refusal judge(const Service *service, const NodeInfo *info, const Owner *owner, Response *response) {
+        response->reservation = reserve_find(service->config.reserve, info->name, info->name_len);
+        if (response->reservation && !reservation_permits(response->reservation, owner))
+                return REFUSAL_RESERVED;
+        if (owner->known && owner->uid != 0 &&
+            registry_count_of(service->registry, owner) >= service->config.user_nodes_max) {
+                response->node = registry_find(service->registry, info->name, info->name_len);
+                return REFUSAL_QUOTA;
+        }
+        return REFUSAL_NONE;
+}
+
 static int handle_alive2(Service *service, const Holder *holder, uint64_t now, Response *response) {
         const NodeInfo *info = &response->request.node;
         WireWriter w = response_writer(response);
+        Refusal refusal = judge(service, info, &holder->owner, response);
         int r;
 
+        if (refusal != REFUSAL_NONE) {
+                put_refusal(response, refusal);
+                return 0;
+        }
         r = registry_add(service->registry, info, holder, now, &response->node);
         switch (r) {
         case 0:
@@ -98,7 +115,7 @@ static int handle_listing(Service *service, const Peer *peer, Listing **cached,
                 listing_unref(*cached);
                 *cached = fresh;
         }
-        wire_put_u32(&w, peer->address.family == AF_UNIX ? service->default_port : peer->port_reached);
+        wire_put_u32(&w, peer->address.family == AF_UNIX ? service->config.default_port : peer->port_reached);
         response->len = w.len;
         response->listing = *cached;
         return 0;
@@ -111,8 +128,23 @@ static void put_text(Response *response, const char *text) {
         response->len = w.len;
 }
 
-static int handle_kill(Service *service, Response *response) {
-        if (registry_count(service->registry) > 0 && !service->relaxed) {
+/* Whether anyone but this user has a node registered. */
+static bool others_are_registered(const Service *service, const Owner *owner) {
+        return registry_count_of(service->registry, owner) < registry_count(service->registry);
+}
+
+/* Ending the daemon ends everybody's registrations: only root and the daemon's own user may do that to others. */
+static bool may_kill(const Service *service, const Owner *owner) {
+        if (registry_count(service->registry) == 0)
+                return true;
+        if (!service->config.relaxed)
+                return false;
+        return !owner->known || owner->uid == 0 || owner->uid == service->config.own_uid ||
+               !others_are_registered(service, owner);
+}
+
+static int handle_kill(Service *service, const Holder *holder, Response *response) {
+        if (!may_kill(service, &holder->owner)) {
                 put_text(response, "NO");
                 return 0;
         }
@@ -121,10 +153,19 @@ static int handle_kill(Service *service, Response *response) {
         return 0;
 }
 
-static int handle_stop(Service *service, Response *response) {
+/* A name may be taken from its node by root and by its owner; by anyone where one of them is not known. */
+static bool may_stop(const Node *node, const Owner *owner) {
+        const Owner of_node = node_owner(node);
+
+        return !owner->known || owner->uid == 0 || !of_node.known || of_node.uid == owner->uid;
+}
+
+static int handle_stop(Service *service, const Holder *holder, Response *response) {
         const NodeInfo *asked = &response->request.node;
 
         response->node = registry_find(service->registry, asked->name, asked->name_len);
+        if (response->node && !may_stop(response->node, &holder->owner))
+                return 0;
         if (!response->node) {
                 put_text(response, "NOEXIST");
                 return 0;
@@ -141,7 +182,7 @@ static bool may_ask(const Service *service, const Peer *peer, uint8_t tag) {
         case TAG_NAMES_REQ:
                 return true;
         case TAG_STOP_REQ:
-                return peer->local && service->relaxed;
+                return peer->local && service->config.relaxed;
         default:
                 return peer->local;
         }
@@ -163,6 +204,7 @@ int service_handle(Service *service, const Peer *peer, const uint8_t *body, size
         ret->refusal = REFUSAL_NONE;
         ret->request.tag = 0;
         ret->node = NULL;
+        ret->reservation = NULL;
         ret->listing = NULL;
         ret->len = 0;
 
@@ -183,9 +225,9 @@ int service_handle(Service *service, const Peer *peer, const uint8_t *body, size
         case TAG_DUMP_REQ:
                 return handle_listing(service, peer, &service->dump, listing_new_dump, ret);
         case TAG_KILL_REQ:
-                return handle_kill(service, ret);
+                return handle_kill(service, holder, ret);
         default:
-                return handle_stop(service, ret);
+                return handle_stop(service, holder, ret);
         }
 }
 
@@ -198,6 +240,10 @@ const char *refusal_text(Refusal refusal) {
                 return "the name is taken";
         case REFUSAL_FULL:
                 return "no more nodes can be registered";
+        case REFUSAL_RESERVED:
+                return "the name is reserved for another user";
+        case REFUSAL_QUOTA:
+                return "the user has as many nodes registered as one may";
         case REFUSAL_NO_MEMORY:
                 return "out of memory";
         default:

@@ -10,6 +10,7 @@
 #include "peer.h"
 #include "proto.h"
 #include "registry.h"
+#include "reserve.h"
 #include "util.h"
 
 typedef struct Service Service;
@@ -28,6 +29,8 @@ typedef enum Refusal {
         REFUSAL_INVALID, /* a name or Extra that cannot be registered */
         REFUSAL_TAKEN,   /* response.node holds the name */
         REFUSAL_FULL,
+        REFUSAL_RESERVED, /* the name is another user's: response.reservation */
+        REFUSAL_QUOTA,    /* the user has as many nodes as one may; response.node: has the name, or NULL */
         REFUSAL_NO_MEMORY,
 } Refusal;
 
@@ -36,12 +39,21 @@ typedef struct Response {
         Refusal refusal;
         Request request; /* as parsed; points into the request's bytes. Tag 0: malformed */
         Node *node;
+        const Reservation *reservation;
         Listing *listing; /* to be sent behind data; the service's: take a reference to keep it */
         size_t len;
         uint8_t data[PROTO_PORT2_REPLY_MAX];
 } Response;
 
-int service_new(Registry *registry, bool relaxed, uint16_t default_port, Service **ret);
+typedef struct ServiceConfig {
+        bool relaxed;           /* KILL_REQ with nodes registered, and STOP_REQ, are allowed */
+        uint16_t default_port;  /* what NAMES tells a peer that came by no port */
+        uint32_t own_uid;       /* of the daemon */
+        size_t user_nodes_max;  /* of one user, but root */
+        const Reserve *reserve; /* must outlive the service */
+} ServiceConfig;
+
+int service_new(Registry *registry, const ServiceConfig *config, Service **ret);
 Service *service_free(Service *service);
 DEFINE_CLEANUP(Service *, service_free)
 

@@ -28,7 +28,7 @@ typedef struct TableHeader {
         uint64_t counter; /* the last one given, and its complement in the upper half: one store writes both */
 } TableHeader;
 
-/* What a head has besides name and Extra; its check covers it, and them. */
+/* What a head has besides name, Extra and unit; its check covers it, and them. */
 typedef struct TableFields {
         uint64_t cookie;
         uint64_t serial;
@@ -41,7 +41,10 @@ typedef struct TableFields {
         uint16_t extra_len;
         uint8_t type;
         uint8_t protocol;
-        uint32_t reserved[2];
+        uint32_t uid;
+        uint16_t unit_len;
+        uint8_t uid_known;
+        uint8_t reserved;
 } TableFields;
 
 struct TableBlock {
@@ -66,11 +69,16 @@ struct TableBlock {
 static_assert(sizeof(TableFields) == 48, "the fields have no padding, whose bytes would be checked too");
 static_assert(sizeof(TableBlock) == TABLE_BLOCK_SIZE, "blocks are as large as their name says");
 
+/* Bytes of name, Extra and unit, which follow one another. */
+static size_t payload_size(const TableFields *fields) {
+        return (size_t) fields->name_len + fields->extra_len + fields->unit_len;
+}
+
 static uint64_t record_check(const TableFields *fields, const uint8_t *payload) {
         /* Against accidents, not against people: whoever can write the table can compute this. */
         static const uint8_t key[SIPHASH_KEY_SIZE] = "epmd table check";
         uint8_t all[sizeof(TableFields) + TABLE_PAYLOAD_MAX];
-        size_t n = (size_t) fields->name_len + fields->extra_len;
+        size_t n = payload_size(fields);
 
         memcpy(all, fields, sizeof *fields);
         memcpy(all + sizeof *fields, payload, n);
@@ -142,7 +150,7 @@ static bool gather(const Table *table, uint32_t slot, size_t n, uint8_t *payload
 
 /* Reads the record at a slot.
  *
- * payload: where name and Extra are copied to; ret->info points there. Returns 0; TABLE_EMPTY: the block is free,
+ * payload: where name, Extra and unit are copied to; ret->info points there. Returns 0; TABLE_EMPTY: the block is free,
  * carries on another record, or does not exist; TABLE_DAMAGED. */
 int table_get(const Table *table, uint32_t slot, uint8_t payload[TABLE_PAYLOAD_MAX], TableRecord *ret) {
         const TableBlock *block;
@@ -157,8 +165,8 @@ int table_get(const Table *table, uint32_t slot, uint8_t payload[TABLE_PAYLOAD_M
                 return TABLE_EMPTY;
         fields = block->head.fields;
         if (!is_head(state) || fields.name_len == 0 || fields.name_len > PROTO_NAME_BYTES_MAX ||
-            fields.extra_len > PROTO_EXTRA_MAX ||
-            !gather(table, slot, (size_t) fields.name_len + fields.extra_len, payload) ||
+            fields.extra_len > PROTO_EXTRA_MAX || fields.unit_len > OWNER_UNIT_MAX ||
+            !gather(table, slot, payload_size(&fields), payload) ||
             block->head.check != record_check(&fields, payload))
                 return TABLE_DAMAGED;
         *ret = (TableRecord){
@@ -172,6 +180,12 @@ int table_get(const Table *table, uint32_t slot, uint8_t payload[TABLE_PAYLOAD_M
                         .lowest_version = fields.lowest_version,
                         .type = fields.type,
                         .protocol = fields.protocol,
+                },
+                .owner = {
+                        .unit = payload + fields.name_len + fields.extra_len,
+                        .unit_len = fields.unit_len,
+                        .known = fields.uid_known,
+                        .uid = fields.uid,
                 },
                 .cookie = fields.cookie,
                 .serial = fields.serial,
@@ -217,7 +231,7 @@ int table_open(Table *table, void *memory, size_t size, size_t *ret_damaged) {
         for (uint32_t slot = 1; slot < table->n_blocks; slot++) {
                 int r = table_get(table, slot, payload, &record);
 
-                if (r == 0 && !claim(table, slot, (size_t) record.info.name_len + record.info.extra_len, used))
+                if (r == 0 && !claim(table, slot, payload_size(&table->blocks[slot].head.fields), used))
                         r = TABLE_DAMAGED;
                 if (r == TABLE_DAMAGED) {
                         set_state(&table->blocks[slot], STATE_FREE);
@@ -266,9 +280,15 @@ static uint32_t put_more(Table *table, const uint8_t *payload, size_t n) {
         return next;
 }
 
+static void append(uint8_t *payload, size_t at, const uint8_t *data, size_t n) {
+        if (n > 0)
+                memcpy(payload + at, data, n);
+}
+
 /* Writes a record. It is there from the moment at which this returns. Returns 0 with its slot, or TABLE_FULL. */
 int table_put(Table *table, const TableRecord *record, uint32_t *ret_slot) {
         const NodeInfo *info = &record->info;
+        const Owner *owner = &record->owner;
         const TableFields fields = {
                 .cookie = record->cookie,
                 .serial = record->serial,
@@ -281,17 +301,20 @@ int table_put(Table *table, const TableRecord *record, uint32_t *ret_slot) {
                 .extra_len = info->extra_len,
                 .type = info->type,
                 .protocol = info->protocol,
+                .uid = owner->uid,
+                .unit_len = owner->unit_len,
+                .uid_known = owner->known,
         };
         uint8_t payload[TABLE_PAYLOAD_MAX];
-        size_t n = (size_t) info->name_len + info->extra_len;
+        size_t n = payload_size(&fields);
         TableBlock *block;
         uint32_t slot;
 
         if (blocks_needed(n) > table->n_free)
                 return TABLE_FULL;
-        memcpy(payload, info->name, info->name_len);
-        if (info->extra_len > 0)
-                memcpy(payload + info->name_len, info->extra, info->extra_len);
+        append(payload, 0, info->name, info->name_len);
+        append(payload, info->name_len, info->extra, info->extra_len);
+        append(payload, (size_t) info->name_len + info->extra_len, owner->unit, owner->unit_len);
         slot = take_block(table);
         block = &table->blocks[slot];
         block->next = put_more(table, payload, n);
@@ -316,8 +339,7 @@ void table_erase(Table *table, uint32_t slot) {
 
         if (slot == TABLE_NO_SLOT)
                 return;
-        left = blocks_needed((size_t) table->blocks[slot].head.fields.name_len +
-                             table->blocks[slot].head.fields.extra_len);
+        left = blocks_needed(payload_size(&table->blocks[slot].head.fields));
         for (uint32_t at = slot; left > 0; left--, at = next) {
                 next = table->blocks[at].next;
                 free_block(table, at);

@@ -6,19 +6,20 @@
  * to the bytes, a damaged record is recognised and the others are not affected. Pure.
  *
  * The memory is an array of blocks. Block 0 says what it is; any other is free, the head of a record, or carries on
- * a record whose name and Extra do not fit into its head. The state of a block is written last. */
+ * a record whose name, Extra and unit do not fit into its head. The state of a block is written last. */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "owner.h"
 #include "proto.h"
 
 enum {
         TABLE_BLOCK_SIZE = 128,
-        TABLE_HEAD_DATA = 64,  /* bytes of name and Extra in a head */
+        TABLE_HEAD_DATA = 64,  /* bytes of name, Extra and unit in a head */
         TABLE_MORE_DATA = 112, /* and in each block behind it */
-        TABLE_PAYLOAD_MAX = PROTO_NAME_BYTES_MAX + PROTO_EXTRA_MAX,
+        TABLE_PAYLOAD_MAX = PROTO_NAME_BYTES_MAX + PROTO_EXTRA_MAX + OWNER_UNIT_MAX,
         TABLE_RECORD_BLOCKS_MAX = 1 + (TABLE_PAYLOAD_MAX - TABLE_HEAD_DATA + TABLE_MORE_DATA - 1) / TABLE_MORE_DATA,
         TABLE_NO_SLOT = 0, /* no record has this slot */
 };
@@ -34,6 +35,7 @@ typedef struct Table {
 
 typedef struct TableRecord {
         NodeInfo info;
+        Owner owner;
         uint64_t cookie;  /* SO_COOKIE of the connection: the same as long as it lives, in whatever process */
         uint64_t serial;  /* the order of registration */
         uint64_t since;   /* when it was registered, realtime µs */

@@ -40,12 +40,19 @@ static Peer make_peer(bool local) {
 }
 
 static World make_world(bool relaxed, bool registered, size_t nodes_max) {
+        static const Reserve nothing_reserved = {};
+        const ServiceConfig config = {
+                .relaxed = relaxed,
+                .default_port = OWN_PORT,
+                .user_nodes_max = nodes_max,
+                .reserve = &nothing_reserved,
+        };
         World world = {};
         Peer peer = make_peer(true);
         Response response;
 
         ck_assert_int_eq(registry_new(seed, COUNTER, nodes_max, NULL, &world.registry), 0);
-        ck_assert_int_eq(service_new(world.registry, relaxed, OWN_PORT, &world.service), 0);
+        ck_assert_int_eq(service_new(world.registry, &config, &world.service), 0);
         if (registered) {
                 ck_assert_int_eq(service_handle(world.service, &peer, alpha_request, sizeof alpha_request - 1,
                                                 &(Holder){.connection = alpha_holder, .fd = 8}, NOW, &response),

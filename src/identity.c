@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "identity.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <libmnl/libmnl.h>
+#include <linux/inet_diag.h>
+#include <linux/sock_diag.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
+#include "ratelimit.h"
+
+#define CGROUP_ROOT "/sys/fs/cgroup"
+
+enum {
+        UNITS_MAX = 256,   /* control groups whose units are remembered */
+        DEPTH_MAX = 32,    /* of the tree of control groups */
+        BUFFER_SIZE = 4096,
+        WALKS_MAX = 10, /* through the tree, in a second */
+};
+
+/* The unit of a control group. */
+typedef struct Unit {
+        uint64_t cgroup; /* the inode of its directory */
+        uint16_t len;
+        char name[OWNER_UNIT_MAX];
+} Unit;
+
+struct Identity {
+        int fd;
+        uint32_t sequence; /* of the last request */
+        bool unified; /* the tree is one of cgroup v2; inodes of others mean something else */
+        RateLimit walks;
+        size_t n_units, next_unit; /* a ring once it is full */
+        Unit units[UNITS_MAX];
+};
+
+/* Whether a descriptor that was passed in is a netlink socket. */
+bool identity_is_netlink(int fd) {
+        int domain = 0;
+        socklen_t len = sizeof domain;
+
+        return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_NETLINK;
+}
+
+/* An earlier process may have left replies behind. */
+static void drain(int fd) {
+        uint8_t byte;
+
+        while (recv(fd, &byte, sizeof byte, MSG_DONTWAIT | MSG_TRUNC) >= 0 || errno == EINTR)
+                ;
+}
+
+/* netlink_fd: a sock_diag socket that the service manager opened in the host's network namespace, the identity's from
+ * here on, or -1: one of its own. *ret is the caller's. Returns 0 or a negative errno. */
+int identity_new(int netlink_fd, Identity **ret) {
+        _cleanup_close_ int fd = netlink_fd;
+        Identity *identity;
+        struct statfs fs;
+
+        if (fd < 0)
+                fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
+        if (fd < 0)
+                return -errno;
+        identity = calloc(1, sizeof *identity);
+        if (!identity)
+                return -ENOMEM;
+        identity->fd = TAKE_FD(fd);
+        identity->unified = statfs(CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
+        identity->walks = (RateLimit){.period = USEC_PER_SEC, .max = WALKS_MAX};
+        drain(identity->fd);
+        *ret = identity;
+        return 0;
+}
+
+Identity *identity_free(Identity *identity) {
+        if (!identity)
+                return NULL;
+        safe_close(identity->fd);
+        free(identity);
+        return NULL;
+}
+
+/* The socket, for a successor. */
+int identity_pass_on(const Identity *identity) {
+        return identity->fd;
+}
+
+/* ---- Control groups ---- */
+
+/* The first directory of a path that is a unit and not a slice: system.slice/x.service, user.slice/…/session-1.scope. */
+static bool find_unit(const char *path, Unit *unit) {
+        static const char *const suffixes[] = {".service", ".scope", ".socket", ".mount", ".swap"};
+
+        for (const char *p = path; *p; p += strspn(p, "/")) {
+                size_t n = strcspn(p, "/");
+
+                for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
+                        size_t m = strlen(suffixes[i]);
+
+                        if (n <= m || n > sizeof unit->name || memcmp(p + n - m, suffixes[i], m) != 0)
+                                continue;
+                        memcpy(unit->name, p, n);
+                        unit->len = (uint16_t) n;
+                        return true;
+                }
+                p += n;
+        }
+        return false;
+}
+
+static Unit *remember(Identity *identity, uint64_t cgroup) {
+        Unit *unit = &identity->units[identity->next_unit];
+
+        identity->next_unit = (identity->next_unit + 1) % UNITS_MAX;
+        if (identity->n_units < UNITS_MAX)
+                identity->n_units++;
+        *unit = (Unit){.cgroup = cgroup};
+        return unit;
+}
+
+static const Unit *known_unit(const Identity *identity, uint64_t cgroup) {
+        for (size_t i = 0; i < identity->n_units; i++)
+                if (identity->units[i].cgroup == cgroup)
+                        return &identity->units[i];
+        return NULL;
+}
+
+/* Looks for the directory with that inode below a directory, whose descriptor it closes. path: of that directory,
+ * below the root, with room for more. Returns whether it is found; path is then its. */
+static bool walk(int dir_fd, uint64_t cgroup, char *path, size_t size, unsigned depth) {
+        size_t len = strlen(path);
+        bool found = false;
+        DIR *dir = fdopendir(dir_fd);
+        struct dirent *entry;
+
+        if (!dir) {
+                safe_close(dir_fd);
+                return false;
+        }
+        while (!found && depth < DEPTH_MAX && (entry = readdir(dir))) {
+                int sub;
+
+                if (entry->d_type != DT_DIR || entry->d_name[0] == '.' || len + strlen(entry->d_name) + 2 > size)
+                        continue;
+                path[len] = '/';
+                strcpy(path + len + 1, entry->d_name);
+                if (entry->d_ino == cgroup)
+                        found = true;
+                else {
+                        sub = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+                        found = sub >= 0 && walk(sub, cgroup, path, size, depth + 1);
+                }
+                if (!found)
+                        path[len] = 0;
+        }
+        (void) closedir(dir);
+        return found;
+}
+
+/* The unit of a control group, or NULL. Walking through the tree is slow, so what is found is remembered, and
+ * strangers cannot have it done all the time. */
+static const Unit *unit_of(Identity *identity, uint64_t cgroup, uint64_t now) {
+        const Unit *known = known_unit(identity, cgroup);
+        char path[BUFFER_SIZE] = "";
+        unsigned held;
+        Unit *unit;
+        int root;
+
+        if (known || !identity->unified || !ratelimit_pass(&identity->walks, now, &held))
+                return known;
+        root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (root < 0 || !walk(root, cgroup, path, sizeof path, 0))
+                return NULL;
+        unit = remember(identity, cgroup);
+        (void) find_unit(path, unit);
+        return unit;
+}
+
+/* ---- sock_diag ---- */
+
+static void put_ip(__be32 *to, const Address *address) {
+        memcpy(to, address->ip, 16);
+}
+
+/* Asks for exactly one socket: the peer's own, so its address is the source. */
+static int ask(Identity *identity, const Address *peer, const Address *own) {
+        uint8_t buffer[MNL_ALIGN(sizeof(struct nlmsghdr)) + MNL_ALIGN(sizeof(struct inet_diag_req_v2))] = {};
+        struct nlmsghdr *header = mnl_nlmsg_put_header(buffer);
+        struct inet_diag_req_v2 *request = mnl_nlmsg_put_extra_header(header, sizeof *request);
+        const struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
+
+        header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
+        header->nlmsg_flags = NLM_F_REQUEST;
+        header->nlmsg_seq = ++identity->sequence;
+        request->sdiag_family = peer->family;
+        request->sdiag_protocol = IPPROTO_TCP;
+        request->idiag_states = UINT32_MAX;
+        request->id.idiag_sport = htons(peer->port);
+        request->id.idiag_dport = htons(own->port);
+        put_ip(request->id.idiag_src, peer);
+        put_ip(request->id.idiag_dst, own);
+        request->id.idiag_cookie[0] = request->id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
+        if (sendto(identity->fd, buffer, header->nlmsg_len, MSG_DONTWAIT, (const struct sockaddr *) &kernel,
+                   sizeof kernel) < 0)
+                return -errno;
+        return 0;
+}
+
+typedef struct Answer {
+        bool believed; /* a socket that a process has, and that is connected */
+        uint32_t uid;
+        uint64_t cgroup; /* 0: not told */
+} Answer;
+
+static int on_attribute(const struct nlattr *attribute, void *userdata) {
+        Answer *answer = userdata;
+
+        if (mnl_attr_get_type(attribute) == INET_DIAG_CGROUP_ID &&
+            mnl_attr_validate(attribute, MNL_TYPE_U64) >= 0)
+                answer->cgroup = mnl_attr_get_u64(attribute);
+        return MNL_CB_OK;
+}
+
+/* A peer that has closed shows up as one of root's, without an inode. */
+static void read_answer(const struct nlmsghdr *header, Answer *answer) {
+        const struct inet_diag_msg *message = mnl_nlmsg_get_payload(header);
+
+        if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY || mnl_nlmsg_get_payload_len(header) < sizeof *message)
+                return;
+        if (message->idiag_inode == 0 || message->idiag_state != TCP_ESTABLISHED)
+                return;
+        answer->uid = message->idiag_uid;
+        answer->believed = mnl_attr_parse(header, sizeof *message, on_attribute, answer) == MNL_CB_OK;
+}
+
+/* The kernel answers while the request is sent, so the reply is there or there is none. */
+static void receive_answer(Identity *identity, Answer *answer) {
+        uint8_t buffer[BUFFER_SIZE];
+
+        for (;;) {
+                struct sockaddr_nl from = {};
+                socklen_t len = sizeof from;
+                ssize_t n = recvfrom(identity->fd, buffer, sizeof buffer, MSG_DONTWAIT, (struct sockaddr *) &from, &len);
+                const struct nlmsghdr *header = (const struct nlmsghdr *) buffer;
+                int left = (int) n;
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0)
+                        return;
+                if (from.nl_pid != 0 || !mnl_nlmsg_ok(header, left) || header->nlmsg_seq != identity->sequence)
+                        continue;
+                read_answer(header, answer);
+                return;
+        }
+}
+
+static bool get_address(int fd, int (*get)(int, struct sockaddr *, socklen_t *), Address *ret) {
+        SocketAddress socket_address = {};
+        socklen_t len = sizeof socket_address;
+
+        if (get(fd, &socket_address.any, &len) < 0)
+                return false;
+        *ret = address_from_socket(&socket_address);
+        return true;
+}
+
+static int get_peer_name(int fd, struct sockaddr *address, socklen_t *len) {
+        return getpeername(fd, address, len);
+}
+
+static int get_own_name(int fd, struct sockaddr *address, socklen_t *len) {
+        return getsockname(fd, address, len);
+}
+
+static Owner owner_of_unix(int fd) {
+        struct ucred credentials;
+        socklen_t len = sizeof credentials;
+
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &len) < 0)
+                return (Owner){};
+        return (Owner){.known = true, .uid = credentials.uid};
+}
+
+/* Whose process is at the other end of a connection. Never fails: what cannot be known for sure is unknown.
+ * now: monotonic, µs. The unit's name is valid until the next call. */
+Owner identity_of(Identity *identity, int fd, uint64_t now) {
+        Answer answer = {};
+        Address peer, own;
+        const Unit *unit;
+        Owner owner;
+
+        if (!get_address(fd, get_own_name, &own))
+                return (Owner){};
+        if (own.family == AF_UNIX)
+                return owner_of_unix(fd);
+        if (!identity || !get_address(fd, get_peer_name, &peer) || ask(identity, &peer, &own) < 0)
+                return (Owner){};
+        receive_answer(identity, &answer);
+        if (!answer.believed)
+                return (Owner){};
+        owner = (Owner){.known = true, .uid = answer.uid};
+        unit = answer.cgroup ? unit_of(identity, answer.cgroup, now) : NULL;
+        if (unit) {
+                owner.unit = (const uint8_t *) unit->name;
+                owner.unit_len = unit->len;
+        }
+        return owner;
+}
