@@ -52,6 +52,24 @@ static int explain_call(const Options *options, int r) {
         return EXIT_FAILURE;
 }
 
+/* Whether this is an epmd's answer to NAMES_REQ or DUMP_REQ: it begins with a port in four bytes, as no text does. */
+static bool is_listing(const ClientReply *reply) {
+        WireReader reader = wire_reader(reply->data, reply->n);
+        uint32_t port = wire_u32(&reader);
+
+        return !reader.failed && port > 0 && port <= UINT16_MAX;
+}
+
+/* The lines as they came, but for what would speak to the terminal: no epmd registers such a name, so it was none.
+ * DUMP has a NUL behind every line. */
+static void print_lines(const uint8_t *data, size_t n) {
+        for (size_t i = 0; i < n; i++)
+                if ((data[i] < 0x20 && data[i] != '\n' && data[i] != 0) || data[i] == 0x7f)
+                        (void) printf("\\x%02x", data[i]);
+                else
+                        (void) putchar(data[i]);
+}
+
 static int print_listing(const ClientReply *reply) {
         WireReader reader = wire_reader(reply->data, reply->n);
         uint32_t port = wire_u32(&reader);
@@ -61,7 +79,7 @@ static int print_listing(const ClientReply *reply) {
                 return EXIT_FAILURE;
         }
         (void) printf("epmd: up and running on port %" PRIu32 " with data:\n", port);
-        (void) fwrite(reader.at, 1, wire_left(&reader), stdout);
+        print_lines(reader.at, wire_left(&reader));
         return EXIT_SUCCESS;
 }
 
@@ -130,7 +148,7 @@ static int run_command(const Options *options) {
         }
         r = client_call_local(options->port, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
         if (options->command == COMMAND_STARTED)
-                status = r == 0 && reply.n >= sizeof(uint32_t) ? EXIT_SUCCESS : EXIT_FAILURE;
+                status = r == 0 && is_listing(&reply) ? EXIT_SUCCESS : EXIT_FAILURE;
         else if (r != 0)
                 status = explain_call(options, r);
         else if (options->command == COMMAND_KILL)
@@ -192,11 +210,11 @@ static int explain_taken(const Address *address, Log *log) {
         int r;
 
         r = client_call_local(address->port, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
-        answers = r == 0 && reply.n >= sizeof(uint32_t);
+        answers = r == 0 && is_listing(&reply);
         client_reply_done(&reply);
         if (!answers && !address_is_any(address)) {
                 r = client_call(address, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
-                answers = r == 0 && reply.n >= sizeof(uint32_t);
+                answers = r == 0 && is_listing(&reply);
                 client_reply_done(&reply);
         }
         if (answers) {
@@ -229,6 +247,21 @@ static int add_address(Server *server, const Address *address, bool implied, Log
         return log_failure(log, r, "Failed to listen on %s", address_format(address, text));
 }
 
+/* Whether an address of the list needs no socket: it is in the list before, or the list has all of its family. */
+static bool is_covered(const Options *options, size_t at) {
+        const Address *address = &options->addresses[at];
+
+        for (size_t i = 0; i < options->n_addresses; i++) {
+                const Address *other = &options->addresses[i];
+
+                if (i < at && address_same_host(address, other))
+                        return true;
+                if (address_is_any(other) && other->family == address->family && !address_is_any(address))
+                        return true;
+        }
+        return false;
+}
+
 /* Listens on what the options say, as upstream does: on everything, or on the given addresses and the loopbacks.
  * Returns as add_address(). */
 static int add_own(Server *server, const Options *options, Log *log) {
@@ -242,7 +275,8 @@ static int add_own(Server *server, const Options *options, Log *log) {
         if (everything)
                 r = add_address(server, &any4, false, log);
         for (size_t i = 0; i < options->n_addresses && r == 0; i++)
-                r = add_address(server, &options->addresses[i], false, log);
+                if (!is_covered(options, i))
+                        r = add_address(server, &options->addresses[i], false, log);
         if (r != 0)
                 return r;
         /* Not every machine has IPv6. */
