@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "acceptor.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "listener.h"
 
 enum {
         BURST_MAX = 64, /* connections per turn of the loop, so that the others get theirs */
@@ -175,4 +179,23 @@ int acceptor_pass_on(const Acceptor *acceptor, PassedSockets *sockets) {
                         return r;
         }
         return 0;
+}
+
+/* Writes the addresses of the listening sockets, for people, as far as they fit. Returns how many there are. */
+size_t acceptor_describe(const Acceptor *acceptor, char *buffer, size_t size) {
+        size_t used = 0;
+
+        buffer[0] = 0;
+        for (size_t i = 0; i < acceptor->n_listeners; i++) {
+                char text[ADDRESS_TEXT_MAX];
+                Address address;
+
+                if (listener_address(sd_event_source_get_io_fd(acceptor->listeners[i]), &address) < 0)
+                        continue;
+                address_format(&address, text);
+                if (used + strlen(text) + 3 > size)
+                        break;
+                used += (size_t) sprintf(buffer + used, "%s%s", used > 0 ? ", " : "", text);
+        }
+        return acceptor->n_listeners;
 }

@@ -28,4 +28,5 @@ int acceptor_add(Acceptor *acceptor, int fd, const char *name);
 int acceptor_pass_on(const Acceptor *acceptor, PassedSockets *sockets);
 void acceptor_pause(Acceptor *acceptor);
 void acceptor_resume(Acceptor *acceptor);
+size_t acceptor_describe(const Acceptor *acceptor, char *buffer, size_t size);
 bool acceptor_is_paused(const Acceptor *acceptor);

@@ -86,36 +86,75 @@ static void to_stderr(const char *message) {
         (void) fprintf(stderr, "epmd: %s: %s\n", date, message);
 }
 
-/* One NAME=value of a journal entry; the value's room is the caller's. */
-static void add_field(struct iovec *iov, int *n, char *field, int len) {
-        if (len > 0)
-                iov[(*n)++] = (struct iovec){.iov_base = field, .iov_len = (size_t) len};
+enum {
+        FIELDS_MAX = 10,
+        FIELDS_SIZE = 16 * FIELDS_MAX + MESSAGE_MAX + ESCAPED_NAME_MAX + UNIT_TEXT_MAX + 512,
+};
+
+/* The fields of a journal entry, one behind the other. */
+typedef struct Entry {
+        struct iovec iov[FIELDS_MAX];
+        int n;
+        size_t used;
+        char text[FIELDS_SIZE];
+} Entry;
+
+static void add(Entry *entry, const char *format, ...) _printf_(2, 3);
+
+/* Adds NAME=value. What would not fit, which the sizes above rule out, is left out whole. */
+static void add(Entry *entry, const char *format, ...) {
+        char *at = entry->text + entry->used;
+        size_t left = sizeof entry->text - entry->used;
+        va_list ap;
+        int len;
+
+        va_start(ap, format);
+        len = vsnprintf(at, left, format, ap);
+        va_end(ap);
+        if (len <= 0 || (size_t) len >= left || entry->n >= FIELDS_MAX)
+                return;
+        entry->iov[entry->n++] = (struct iovec){.iov_base = at, .iov_len = (size_t) len};
+        entry->used += (size_t) len + 1;
+}
+
+static void add_owner(Entry *entry, const Owner *owner) {
+        char unit[UNIT_TEXT_MAX + 1];
+
+        if (owner->known)
+                add(entry, "EPMD_UID=%u", owner->uid);
+        if (owner->unit_len > 0)
+                add(entry, "EPMD_UNIT=%s", escape_text(owner->unit, owner->unit_len, unit, sizeof unit));
+}
+
+static void add_fields(Entry *entry, const LogFields *fields) {
+        char name[ESCAPED_NAME_MAX], address[ADDRESS_TEXT_MAX];
+
+        if (fields->message_id)
+                add(entry, "MESSAGE_ID=%s", fields->message_id);
+        if (fields->node) {
+                add(entry, "EPMD_NODE=%s", escape_text(fields->node, fields->node_len, name, sizeof name));
+                add(entry, "EPMD_PORT=%d", fields->port);
+        }
+        if (fields->peer)
+                add(entry, "EPMD_PEER=%s", address_format(fields->peer, address));
+        if (fields->owner)
+                add_owner(entry, fields->owner);
+        if (fields->creation != 0)
+                add(entry, "EPMD_CREATION=%u", fields->creation);
+        if (fields->reason)
+                add(entry, "EPMD_REASON=%s", fields->reason);
 }
 
 static void to_journal(int priority, const LogFields *fields, const char *message) {
-        char text[MESSAGE_MAX + 16], level[16], node[ESCAPED_NAME_MAX + 16], port[32], peer[ADDRESS_TEXT_MAX + 16];
-        char name[ESCAPED_NAME_MAX], address[ADDRESS_TEXT_MAX], uid[32], unit[UNIT_TEXT_MAX + 16];
-        struct iovec iov[8];
-        int n = 0;
+        Entry entry;
 
-        add_field(iov, &n, text, snprintf(text, sizeof text, "MESSAGE=%s", message));
-        add_field(iov, &n, level, snprintf(level, sizeof level, "PRIORITY=%d", priority));
-        if (fields && fields->node) {
-                escape_text(fields->node, fields->node_len, name, sizeof name);
-                add_field(iov, &n, node, snprintf(node, sizeof node, "EPMD_NODE=%s", name));
-                add_field(iov, &n, port, snprintf(port, sizeof port, "EPMD_PORT=%d", fields->port));
-        }
-        if (fields && fields->peer) {
-                address_format(fields->peer, address);
-                add_field(iov, &n, peer, snprintf(peer, sizeof peer, "EPMD_PEER=%s", address));
-        }
-        if (fields && fields->owner && fields->owner->known)
-                add_field(iov, &n, uid, snprintf(uid, sizeof uid, "EPMD_UID=%u", fields->owner->uid));
-        if (fields && fields->owner && fields->owner->unit_len > 0) {
-                escape_text(fields->owner->unit, fields->owner->unit_len, name, sizeof name);
-                add_field(iov, &n, unit, snprintf(unit, sizeof unit, "EPMD_UNIT=%.*s", UNIT_TEXT_MAX, name));
-        }
-        (void) sd_journal_sendv(iov, n);
+        entry.n = 0;
+        entry.used = 0;
+        add(&entry, "MESSAGE=%s", message);
+        add(&entry, "PRIORITY=%d", priority);
+        if (fields)
+                add_fields(&entry, fields);
+        (void) sd_journal_sendv(entry.iov, entry.n);
 }
 
 static bool is_wanted(const Log *log, int priority) {

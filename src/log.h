@@ -29,6 +29,9 @@ typedef struct LogFields {
         const Address *peer; /* EPMD_PEER */
         int port;            /* EPMD_PORT: the node's distribution port, when node is set */
         const Owner *owner;  /* EPMD_UID and EPMD_UNIT, as far as they are known */
+        uint32_t creation;   /* EPMD_CREATION, unless 0 */
+        const char *reason;  /* EPMD_REASON */
+        const char *message_id;
 } LogFields;
 
 int log_new(int verbosity, Log **ret);

@@ -13,19 +13,16 @@
 #include "acceptor.h"
 #include "conn.h"
 #include "deadlines.h"
-#include "escape.h"
-#include "ratelimit.h"
+#include "events.h"
 #include "systemd.h"
 #include "tally.h"
 
 enum {
         LISTINGS_MAX = 8,       /* versions of a listing that slow readers may keep alive */
-        HEX_DUMP_MAX = 256,     /* bytes of a packet shown with -d -d */
         SHARE_DIVISOR = 4,      /* a remote address may have a quarter of the places for those who wait */
         LOCAL_PLACES = 16,      /* of all connections are for peers of this host alone */
         LOCAL_DIVISOR = 8,      /* but no more than an eighth */
-        LOG_PERIOD_SECONDS = 10,
-        LOG_LINES_MAX = 50,     /* of a kind, in that time; two kinds are ten a second */
+        LISTENERS_TEXT_MAX = 512,
         RELOAD_GRACE_MSEC = 500, /* for requests under way when a new program is to take over */
 };
 
@@ -36,6 +33,7 @@ struct Server {
         Store *store;       /* or NULL */
         Identity *identity; /* or NULL */
         Log *log;
+        Events *events;
 
         sd_event *event;
         Acceptor *acceptor;
@@ -45,6 +43,7 @@ struct Server {
         Deadlines waiting[2]; /* connections that are not registered, of peers elsewhere and of this host */
         Tally *per_address; /* those of them that are not of this host */
         size_t n_conns;     /* all of them */
+        bool limit_said;    /* the log was told that there is no more room */
 
         Listing *unsent[LISTINGS_MAX]; /* the versions that some connection still sends, a ring */
         size_t next_unsent;
@@ -53,9 +52,6 @@ struct Server {
         uint64_t status_time;          /* of the last STATUS= */
         sd_event_source *idle_timer;
         uint64_t active_time;    /* when something was last done for a peer */
-        RateLimit node_lines;  /* what the log gets of registrations, and of refusals to register */
-        RateLimit peer_lines;  /* and of peers that are not answered, and of limits */
-        RateLimit limit_lines; /* and of running out of something */
         sd_event_source *reload_timer; /* armed: a new program is to take over when the requests under way are done */
         uint64_t reload_deadline;
 
@@ -76,19 +72,6 @@ static uint64_t now_realtime(const Server *server) {
 
         (void) sd_event_now(server->event, CLOCK_REALTIME, &now);
         return now;
-}
-
-/* Whether there may be one more message of a kind of which peers can cause any number. */
-static bool may_log(Server *server, RateLimit *limit) {
-        unsigned held;
-        bool pass;
-
-        if (log_verbosity(server->log) >= VERBOSITY_DEBUG)
-                return true;
-        pass = ratelimit_pass(limit, now_usec(server), &held);
-        if (held > 0)
-                log_message(server->log, LOG_NOTICE, "%u messages were held back", held);
-        return pass;
 }
 
 /* ---- What the service manager is told ---- */
@@ -130,8 +113,7 @@ static int on_idle_timer(sd_event_source *source, uint64_t usec, void *userdata)
         if (server->n_conns > 0)
                 due = now_usec(server) + server->config.idle_timeout;
         if (due <= now_usec(server)) {
-                log_message(server->log, LOG_INFO, "Nothing to do for %g seconds, ending",
-                            (double) server->config.idle_timeout / (double) USEC_PER_SEC);
+                events_idle(server->events, server->config.idle_timeout);
                 return sd_event_exit(server->event, SERVER_END_IDLE);
         }
         (void) sd_event_source_set_time(source, due);
@@ -173,8 +155,7 @@ static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *inf
         if (is_reloading(server))
                 return 0;
         if (!server->store || !server->config.reload) {
-                log_message(server->log, LOG_WARNING, "Not reloading: registrations would be lost, as the unit has no "
-                                                      "RuntimeDirectory= or no FileDescriptorStoreMax=");
+                events_reload_impossible(server->events);
                 return 0;
         }
         systemd_notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(server));
@@ -182,135 +163,6 @@ static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *inf
         server->reload_deadline = now_usec(server) + RELOAD_GRACE_MSEC * USEC_PER_MSEC;
         (void) sd_event_source_set_time(server->reload_timer, now_usec(server));
         return sd_event_source_set_enabled(server->reload_timer, SD_EVENT_ONESHOT);
-}
-
-/* ---- Messages ---- */
-
-static LogFields fields_of(const Conn *conn, const NodeInfo *node, const Owner *owner) {
-        return (LogFields){
-                .peer = &conn->peer.address,
-                .owner = owner,
-                .node = node ? node->name : NULL,
-                .node_len = node ? node->name_len : 0,
-                .port = node ? node->port : 0,
-        };
-}
-
-/* A debug message about a connection. */
-static void log_conn(Server *server, const Conn *conn, int verbosity, const char *what) {
-        LogFields fields = fields_of(conn, NULL, NULL);
-        char peer[ADDRESS_TEXT_MAX];
-
-        if (log_verbosity(server->log) >= verbosity)
-                log_event(server->log, LOG_DEBUG, &fields, "%s: %s", address_format(&conn->peer.address, peer), what);
-}
-
-static void log_packet(Server *server, const Conn *conn, const char *what, const uint8_t *data, size_t n) {
-        char hex[3 * HEX_DUMP_MAX + 64];
-        int len;
-
-        if (log_verbosity(server->log) < VERBOSITY_PACKETS)
-                return;
-        len = snprintf(hex, sizeof hex, "%s %zu bytes:", what, n);
-        for (size_t i = 0; i < size_min(n, HEX_DUMP_MAX); i++)
-                len += snprintf(hex + len, sizeof hex - (size_t) len, " %02x", data[i]);
-        log_conn(server, conn, VERBOSITY_PACKETS, hex);
-}
-
-static void log_table(Server *server) {
-        char name[ESCAPED_NAME_MAX];
-
-        if (log_verbosity(server->log) < VERBOSITY_TABLES)
-                return;
-        log_message(server->log, LOG_DEBUG, "%zu registered, %zu remembered", registry_count(server->registry),
-                    registry_released_count(server->registry));
-        for (const Node *node = registry_newest(server->registry); node; node = registry_older(node)) {
-                NodeInfo info = node_info(node);
-                log_message(server->log, LOG_DEBUG, "  %s at port %u, creation %u, fd %d",
-                            escape_text(info.name, info.name_len, name, sizeof name), info.port, node_creation(node),
-                            node_fd(node));
-        }
-}
-
-/* " of unit (uid 1000)", or nothing. */
-static const char *owner_text(const Owner *owner, char *buffer, size_t size) {
-        char unit[ESCAPED_BYTE_MAX * OWNER_UNIT_MAX + 1];
-
-        buffer[0] = 0;
-        if (!owner->known)
-                return buffer;
-        escape_text(owner->unit, owner->unit_len, unit, sizeof unit);
-        (void) snprintf(buffer, size, " of %s%suid %u%s", unit, owner->unit_len > 0 ? " (" : "", owner->uid,
-                        owner->unit_len > 0 ? ")" : "");
-        return buffer;
-}
-
-enum { OWNER_TEXT_MAX = ESCAPED_BYTE_MAX * OWNER_UNIT_MAX + 32 };
-
-static void log_registered(Server *server, const Conn *conn) {
-        NodeInfo info = node_info(conn->node);
-        Owner owner = node_owner(conn->node);
-        LogFields fields = fields_of(conn, &info, &owner);
-        char name[ESCAPED_NAME_MAX], text[OWNER_TEXT_MAX];
-
-        log_table(server);
-        if (!may_log(server, &server->node_lines))
-                return;
-        log_event(server->log, LOG_INFO, &fields, "Registered %s at port %u%s",
-                  escape_text(info.name, info.name_len, name, sizeof name), info.port,
-                  owner_text(&owner, text, sizeof text));
-}
-
-/* Who has the name that somebody else wants: "; it is held since … of …". */
-static void holder_text(const Response *response, char *buffer, size_t size) {
-        char since[32] = "?", text[OWNER_TEXT_MAX];
-        Owner owner;
-        time_t seconds;
-        struct tm tm;
-
-        buffer[0] = 0;
-        if (response->refusal == REFUSAL_RESERVED) {
-                const Reservation *r = response->reservation;
-
-                (void) snprintf(buffer, size, " %.*s", (int) size_min(r->user_len, 64), r->user);
-        }
-        if (response->refusal != REFUSAL_TAKEN)
-                return;
-        owner = node_owner(response->node);
-        seconds = (time_t) (node_since(response->node) / USEC_PER_SEC);
-        if (localtime_r(&seconds, &tm))
-                (void) strftime(since, sizeof since, "%F %T %z", &tm);
-        (void) snprintf(buffer, size, " since %s by a node at port %u%s", since, node_info(response->node).port,
-                        owner_text(&owner, text, sizeof text));
-}
-
-static void log_refused(Server *server, const Conn *conn, const Owner *owner, const Response *response) {
-        const NodeInfo *info = &response->request.node;
-        LogFields fields = fields_of(conn, info, owner);
-        char name[ESCAPED_NAME_MAX], peer[ADDRESS_TEXT_MAX], asks[OWNER_TEXT_MAX], holds[OWNER_TEXT_MAX + 96];
-
-        if (!may_log(server, &server->node_lines))
-                return;
-        holder_text(response, holds, sizeof holds);
-        log_event(server->log, LOG_NOTICE, &fields, "Refused to register %s at port %u for %s%s: %s%s",
-                  escape_text(info->name, info->name_len, name, sizeof name), info->port,
-                  address_format(&conn->peer.address, peer), owner_text(owner, asks, sizeof asks),
-                  refusal_text(response->refusal), holds);
-}
-
-static void log_request(Server *server, const Conn *conn, const Response *response) {
-        char name[ESCAPED_NAME_MAX], text[ESCAPED_NAME_MAX + 32];
-
-        if (log_verbosity(server->log) < VERBOSITY_DEBUG)
-                return;
-        escape_text(response->request.node.name, response->request.node.name_len, name, sizeof name);
-        if (response->request.tag == 0)
-                (void) snprintf(text, sizeof text, "not a request, closing");
-        else
-                (void) snprintf(text, sizeof text, "%s%s%s%s", proto_tag_name(response->request.tag),
-                                response->request.node.name ? " " : "", name,
-                                response->len == 0 ? ", not allowed" : "");
-        log_conn(server, conn, VERBOSITY_DEBUG, text);
 }
 
 /* ---- Connections that wait ---- */
@@ -360,26 +212,20 @@ static void stop_waiting(Server *server, Conn *conn) {
 /* The name of a connection is free from here on. Its peer may still be there, and others hold duplicates of the
  * connection, so closing it would not reach the peer. */
 static void unregister(Server *server, Conn *conn, const char *why) {
-        NodeInfo info = node_info(conn->node);
-        Owner owner = node_owner(conn->node);
-        LogFields fields = fields_of(conn, &info, &owner);
         uint32_t slot = node_slot(conn->node);
-        char name[ESCAPED_NAME_MAX];
 
-        if (may_log(server, &server->node_lines))
-                log_event(server->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
-                          escape_text(info.name, info.name_len, name, sizeof name), info.port, why);
+        events_unregistered(server->events, now_usec(server), conn->node, &conn->peer.address, why);
         registry_remove(server->registry, TAKE_PTR(conn->node));
         if (server->store)
                 store_drop(server->store, slot);
         conn->source = sd_event_source_disable_unref(conn->source);
         (void) shutdown(conn->fd, SHUT_RDWR);
         status_changed(server);
-        log_table(server);
+        events_table(server->events, server->registry);
 }
 
 static void end_conn(Server *server, Conn *conn, const char *why) {
-        log_conn(server, conn, VERBOSITY_PACKETS, why);
+        events_debug(server->events, VERBOSITY_PACKETS, &conn->peer.address, why);
         if (conn->node)
                 unregister(server, conn, why);
         if (conn->source)
@@ -390,6 +236,10 @@ static void end_conn(Server *server, Conn *conn, const char *why) {
         server->active_time = now_usec(server);
         if (!is_reloading(server))
                 acceptor_resume(server->acceptor);
+        if (server->limit_said && server->n_conns < server->config.connections_max / 4 * 3) {
+                server->limit_said = false;
+                events_limit_left(server->events, server->n_conns);
+        }
 }
 
 static void on_expired(Conn *conn) {
@@ -493,11 +343,9 @@ static void keep(Server *server, const Conn *conn) {
         if (!server->store)
                 return;
         r = store_keep(server->store, node_slot(conn->node), node_counter(conn->node), conn->fd);
-        if (r == 0 || !may_log(server, &server->limit_lines))
-                return;
-        log_message(server->log, LOG_WARNING,
-                    "Some nodes will have to register again when epmd restarts, there is no room to keep them: %s",
-                    r < 0 ? ERR_TEXT(r) : "/run is full, or too many descriptors are in flight");
+        if (r != 0)
+                events_not_kept(server->events, now_usec(server),
+                                r < 0 ? ERR_TEXT(r) : "/run is full, or too many descriptors are in flight");
 }
 
 /* Keeps the connection of a node that has just been registered, then tells it so: only what is stored is
@@ -511,7 +359,8 @@ static void keep_registered(Server *server, Conn *conn, const Response *response
         r = wait_for(server, conn, EPOLLIN);
         if (r >= 0) {
                 keep(server, conn);
-                log_registered(server, conn);
+                events_registered(server->events, now_usec(server), conn->node, &conn->peer.address);
+                events_table(server->events, server->registry);
                 r = conn_send(conn, response->data, response->len, NULL);
         }
         /* A fresh connection has room for eight bytes; if not, its peer could not read them in one piece. */
@@ -573,31 +422,31 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
         Holder holder = holder_from(server, conn, body[0]);
         Response response;
 
-        log_packet(server, conn, "request of", body, n);
+        events_packet(server->events, &conn->peer.address, "request of", body, n);
         if (ask_service(server, conn, &holder, body, n, &response) < 0) {
                 log_message(server->log, LOG_ERR, "No memory for a reply, closing its connection");
                 end_conn(server, conn, "out of memory");
                 return;
         }
-        log_request(server, conn, &response);
+        events_request(server->events, &conn->peer.address, &response);
         if (response.len == 0) {
                 end_conn(server, conn, "request not allowed");
                 return;
         }
         delay(server->config.delay_write);
-        log_packet(server, conn, "reply of", response.data, response.len);
+        events_packet(server->events, &conn->peer.address, "reply of", response.data, response.len);
         switch (response.verdict) {
         case VERDICT_REGISTERED:
                 keep_registered(server, conn, &response);
                 return;
         case VERDICT_REFUSED:
-                log_refused(server, conn, &holder.owner, &response);
+                events_refused(server->events, now_usec(server), &response, &conn->peer.address, &holder.owner);
                 break;
         case VERDICT_STOP:
                 end_conn(server, holder_of(response.node), "stopped by request");
                 break;
         case VERDICT_EXIT:
-                log_message(server->log, LOG_NOTICE, "Ending as a client of this host asked for it");
+                events_killed(server->events, &conn->peer.address);
                 end_nodes(server, "epmd was told to end");
                 (void) sd_event_exit(server->event, SERVER_END_KILLED);
                 break;
@@ -669,37 +518,16 @@ static int on_conn(sd_event_source *source, int fd, uint32_t revents, void *user
 
 /* ---- New connections ---- */
 
-static void log_limit(Server *server, const char *what) {
-        if (may_log(server, &server->limit_lines))
-                log_message(server->log, LOG_WARNING,
-                            "%s, with %zu connections open and %zu nodes registered; raise LimitNOFILE= of the service",
-                            what, server->n_conns, registry_count(server->registry));
+static void say_limit(Server *server, const char *what) {
+        if (events_limit(server->events, now_usec(server), what, server->n_conns, registry_count(server->registry)))
+                server->limit_said = true;
 }
 
 static void on_accept_error(void *userdata, int error) {
         char what[128];
 
         (void) snprintf(what, sizeof what, "No new connections until others end: %s", ERR_TEXT(error));
-        log_limit(userdata, what);
-}
-
-/* Says who was not answered, and what would have it answered. */
-static void log_turned_away(Server *server, const Peer *peer, const Allow *allow) {
-        const LogFields fields = {.peer = &peer->address};
-        char text[ADDRESS_TEXT_MAX], ip[ADDRESS_TEXT_MAX];
-
-        if (!may_log(server, &server->peer_lines))
-                return;
-        address_format(&peer->address, text);
-        address_format_ip(&peer->address, ip);
-        if (allow == server->config.allow)
-                log_event(server->log, LOG_NOTICE, &fields,
-                          "Did not answer %s; to admit it set EPMD_ALLOW=%s,%s in /etc/default/epmd and restart epmd",
-                          text, server->config.allow_text, ip);
-        else
-                log_event(server->log, LOG_NOTICE, &fields,
-                          "Did not answer %s; to admit it change FileDescriptorName= of the socket that it came by",
-                          text);
+        say_limit(userdata, what);
 }
 
 /* A listening socket whose name is the word has its own rule. */
@@ -730,7 +558,7 @@ static bool make_room(Server *server, const Peer *peer) {
                 limit -= size_min(limit / LOCAL_DIVISOR, LOCAL_PLACES);
         if (server->n_conns < limit)
                 return true;
-        log_limit(server, "Connections that wait are closed to make room for new ones");
+        say_limit(server, "Connections that wait are closed to make room for new ones");
         victim = longest_waiting(server, !peer->local);
         if (victim)
                 end_conn(server, victim, "made room for another");
@@ -751,14 +579,15 @@ static void on_accept(void *userdata, int fd, const SocketAddress *remote, const
         if (peer_from_connection(fd, remote, &peer) < 0)
                 return;
         if (!allow_admits(allow, &peer.address, peer.local)) {
-                log_turned_away(server, &peer, allow);
+                events_turned_away(server->events, now, &peer.address,
+                                   allow == server->config.allow ? server->config.allow_text : NULL);
                 return;
         }
         if (!make_room(server, &peer) || conn_new(fd, &peer, now + server->config.packet_timeout, server, &conn) < 0)
                 return;
         (void) TAKE_FD(owned);
         server->n_conns++;
-        log_conn(server, conn, VERBOSITY_PACKETS, "connected");
+        events_debug(server->events, VERBOSITY_PACKETS, &conn->peer.address, "connected");
         receive(server, conn);
 }
 
@@ -823,7 +652,6 @@ static int add_sources(Server *server) {
 /* Makes a server without listening sockets. SIGTERM and SIGINT end its loop; where the service manager asks for it,
  * its watchdog is served. *ret is the caller's. Returns 0 or a negative errno. */
 int server_new(const ServerConfig *config, const ServerParts *parts, Server **ret) {
-        const RateLimit lines = {.period = LOG_PERIOD_SECONDS * USEC_PER_SEC, .max = LOG_LINES_MAX};
         _cleanup_(server_freep) Server *server = calloc(1, sizeof *server);
         int r;
 
@@ -835,9 +663,9 @@ int server_new(const ServerConfig *config, const ServerParts *parts, Server **re
         server->store = parts->store;
         server->identity = parts->identity;
         server->log = parts->log;
-        server->node_lines = server->peer_lines = lines;
-        server->limit_lines = (RateLimit){.period = lines.period, .max = 1};
-        r = tally_new(config->seed, &server->per_address);
+        r = events_new(parts->log, &server->events);
+        if (r >= 0)
+                r = tally_new(config->seed, &server->per_address);
         if (r >= 0)
                 r = add_rules(server);
         if (r >= 0)
@@ -871,6 +699,7 @@ Server *server_free(Server *server) {
         for (size_t i = 0; i < ARRAY_SIZE(server->waiting); i++)
                 deadlines_done(&server->waiting[i]);
         tally_free(server->per_address);
+        events_free(server->events);
         allow_done(&server->local_only);
         allow_done(&server->private_only);
         allow_done(&server->anyone);
@@ -924,27 +753,12 @@ static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, 
         return registered;
 }
 
-static void log_report(Server *server, const StoreReport *report) {
-        if (report->foreign)
-                log_message(server->log, LOG_WARNING, "The state that the former epmd has left is of another version, "
-                                                      "beginning without it; nodes of OTP 23.3 and later register "
-                                                      "again by themselves");
-        if (report->damaged > 0 || report->mismatched > 0)
-                log_message(server->log, LOG_WARNING,
-                            "Of the state that the former epmd has left, %zu damaged records and %zu connections that "
-                            "do not belong to their record were dropped",
-                            report->damaged, report->mismatched);
-        if (report->restored > 0 || report->released > 0)
-                log_message(server->log, LOG_INFO, "Restored %zu nodes; %zu more have ended meanwhile",
-                            report->restored, report->released);
-}
-
 /* Takes over what an earlier process has left in the store, and tells the log. report: as store_new() filled it.
  * Returns 0, or a negative errno after which some nodes are missing. */
 int server_restore(Server *server, StoreReport *report) {
         int r = store_restore(server->store, on_record, server, report);
 
-        log_report(server, report);
+        events_restored(server->events, report);
         return r;
 }
 
@@ -962,8 +776,10 @@ int server_pass_on(const Server *server, PassedSockets *sockets) {
 /* Tells the service manager that the sockets are served, and serves them until a signal, a request or idleness ends
  * it. Returns 0 with the reason in *ret, or a negative errno. */
 int server_run(Server *server, ServerEnd *ret) {
+        char listeners[LISTENERS_TEXT_MAX];
         int r;
 
+        events_started(server->events, acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
         systemd_notify("READY=1");
         notify_status(server);
         if (server->config.idle_timeout > 0) {
@@ -981,7 +797,7 @@ int server_run(Server *server, ServerEnd *ret) {
         if (r < 0)
                 return r;
         systemd_notify("STOPPING=1\nSTATUS=Ending");
-        log_message(server->log, LOG_INFO, "Ending, with %zu nodes registered", registry_count(server->registry));
+        events_stopping(server->events, registry_count(server->registry));
         *ret = (ServerEnd) r;
         return 0;
 }

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "events.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "escape.h"
+#include "ratelimit.h"
+
+enum {
+        LIMIT_PERIOD_SECONDS = 10,
+        LINES_MAX = 50, /* of a kind, in that time; the two kinds together are ten a second */
+        HEX_DUMP_MAX = 256,
+        OWNER_TEXT_MAX = ESCAPED_BYTE_MAX * OWNER_UNIT_MAX + 32,
+};
+
+/* The ids of the catalog. */
+#define ID_STARTED "e918a196f5fb4d70917caa66c7c2167d"
+#define ID_RESTORED "92aae0d0610442919486f2f9d5da3a55"
+#define ID_STATE_DROPPED "6e52ad96ae0c465bab300bb3153d04ee"
+#define ID_REGISTERED "2635016fb6c54517a45121c0fe08698b"
+#define ID_UNREGISTERED "ff79ea6c2dde4e91a36db96347791b40"
+#define ID_REFUSED "901afd8020334d1092e256a9f119aad8"
+#define ID_TURNED_AWAY "97bf22e3824d4753b59e427b69ddea24"
+#define ID_LIMIT "07ec4d24c74545729cd5d7d3af779e7e"
+#define ID_LIMIT_LEFT "fadd40eff97a4a0d80dbc0351d444efc"
+#define ID_IDLE "24ea4440b73a4c619e6283da3083b27e"
+#define ID_KILLED "d220d3d9653d41e1ac47e5c5f1ad5b33"
+#define ID_STOPPING "7f63a44476af4ef8b9c9eb15f2bfc9fa"
+#define ID_NOT_KEPT "0bbdc6f5627c46d7834e1c988174fab4"
+#define ID_HELD_BACK "ef8aa7822bea4849bb92f6af0260558d"
+
+struct Events {
+        Log *log;             /* not ours */
+        RateLimit node_lines; /* registrations, their ends, and refusals */
+        RateLimit peer_lines; /* peers that are not answered */
+        RateLimit limit_lines;
+        RateLimit kept_lines;
+};
+
+/* The log stays the caller's and must outlive *ret. Returns 0 or -ENOMEM. */
+int events_new(Log *log, Events **ret) {
+        const RateLimit lines = {.period = LIMIT_PERIOD_SECONDS * USEC_PER_SEC, .max = LINES_MAX};
+        const RateLimit one = {.period = LIMIT_PERIOD_SECONDS * USEC_PER_SEC, .max = 1};
+        Events *events = malloc(sizeof *events);
+
+        if (!events)
+                return -ENOMEM;
+        *events = (Events){
+                .log = log,
+                .node_lines = lines,
+                .peer_lines = lines,
+                .limit_lines = one,
+                .kept_lines = one,
+        };
+        *ret = events;
+        return 0;
+}
+
+Events *events_free(Events *events) {
+        free(events);
+        return NULL;
+}
+
+/* Whether there may be one more message of a kind. */
+static bool may_log(Events *events, RateLimit *limit, uint64_t now) {
+        const LogFields fields = {.message_id = ID_HELD_BACK};
+        unsigned held;
+        bool pass;
+
+        if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
+                return true;
+        pass = ratelimit_pass(limit, now, &held);
+        if (held > 0)
+                log_event(events->log, LOG_NOTICE, &fields, "%u messages like the next one were held back", held);
+        return pass;
+}
+
+/* " of rabbitmq-server.service (uid 110)", or nothing. */
+static const char *owner_text(const Owner *owner, char buffer[OWNER_TEXT_MAX]) {
+        char unit[ESCAPED_BYTE_MAX * OWNER_UNIT_MAX + 1];
+
+        buffer[0] = 0;
+        if (!owner->known)
+                return buffer;
+        if (owner->unit_len == 0)
+                (void) snprintf(buffer, OWNER_TEXT_MAX, " of uid %u", owner->uid);
+        else
+                (void) snprintf(buffer, OWNER_TEXT_MAX, " of %s (uid %u)",
+                                escape_text(owner->unit, owner->unit_len, unit, sizeof unit), owner->uid);
+        return buffer;
+}
+
+/* ---- The daemon ---- */
+
+/* listeners: their addresses, for people. */
+void events_started(Events *events, size_t n_listeners, const char *listeners) {
+        const LogFields fields = {.message_id = ID_STARTED};
+
+        log_event(events->log, LOG_INFO, &fields, "Serving %zu %s: %s", n_listeners,
+                  n_listeners == 1 ? "socket" : "sockets", listeners);
+}
+
+void events_restored(Events *events, const StoreReport *report) {
+        const LogFields dropped = {.message_id = ID_STATE_DROPPED}, restored = {.message_id = ID_RESTORED};
+
+        if (report->foreign)
+                log_event(events->log, LOG_WARNING, &dropped,
+                          "The state that the former epmd has left is of another version, beginning without it; nodes "
+                          "of OTP 23.3 and later register again by themselves");
+        if (report->damaged > 0 || report->mismatched > 0)
+                log_event(events->log, LOG_WARNING, &dropped,
+                          "Of the state that the former epmd has left, %zu damaged records and %zu connections that do "
+                          "not belong to their record were dropped",
+                          report->damaged, report->mismatched);
+        if (report->restored > 0 || report->released > 0)
+                log_event(events->log, LOG_INFO, &restored, "Restored %zu %s; %zu ended while epmd was not running",
+                          report->restored, report->restored == 1 ? "node" : "nodes", report->released);
+}
+
+void events_idle(Events *events, uint64_t idle_timeout) {
+        const LogFields fields = {.message_id = ID_IDLE};
+
+        log_event(events->log, LOG_INFO, &fields, "Nothing to do for %g seconds, ending",
+                  (double) idle_timeout / (double) USEC_PER_SEC);
+}
+
+void events_killed(Events *events, const Address *peer) {
+        const LogFields fields = {.message_id = ID_KILLED, .peer = peer};
+        char text[ADDRESS_TEXT_MAX];
+
+        log_event(events->log, LOG_NOTICE, &fields, "Ending, as %s asked for it", address_format(peer, text));
+}
+
+void events_stopping(Events *events, size_t nodes) {
+        const LogFields fields = {.message_id = ID_STOPPING};
+
+        log_event(events->log, LOG_INFO, &fields, "Ending, with %zu %s registered", nodes,
+                  nodes == 1 ? "node" : "nodes");
+}
+
+void events_reload_impossible(Events *events) {
+        log_message(events->log, LOG_WARNING, "Not reloading: registrations would be lost, as the unit has no "
+                                              "RuntimeDirectory= or no FileDescriptorStoreMax=");
+}
+
+/* ---- Nodes ---- */
+
+static LogFields node_fields(const char *id, const NodeInfo *info, const Address *peer, const Owner *owner) {
+        return (LogFields){
+                .message_id = id,
+                .node = info->name,
+                .node_len = info->name_len,
+                .port = info->port,
+                .peer = peer,
+                .owner = owner,
+        };
+}
+
+void events_registered(Events *events, uint64_t now, const Node *node, const Address *peer) {
+        NodeInfo info = node_info(node);
+        Owner owner = node_owner(node);
+        LogFields fields = node_fields(ID_REGISTERED, &info, peer, &owner);
+        char name[ESCAPED_NAME_MAX], text[OWNER_TEXT_MAX];
+
+        if (!may_log(events, &events->node_lines, now))
+                return;
+        fields.creation = node_creation(node);
+        log_event(events->log, LOG_INFO, &fields, "Registered %s at port %u%s",
+                  escape_text(info.name, info.name_len, name, sizeof name), info.port, owner_text(&owner, text));
+}
+
+void events_unregistered(Events *events, uint64_t now, const Node *node, const Address *peer, const char *reason) {
+        NodeInfo info = node_info(node);
+        Owner owner = node_owner(node);
+        LogFields fields = node_fields(ID_UNREGISTERED, &info, peer, &owner);
+        char name[ESCAPED_NAME_MAX];
+
+        if (!may_log(events, &events->node_lines, now))
+                return;
+        fields.creation = node_creation(node);
+        fields.reason = reason;
+        log_event(events->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
+                  escape_text(info.name, info.name_len, name, sizeof name), info.port, reason);
+}
+
+/* Who has the name that somebody else wants, or for whom it is kept. */
+static void conflict_text(const Response *response, char *buffer, size_t size) {
+        char since[32] = "?", text[OWNER_TEXT_MAX];
+        const Reservation *reservation = response->reservation;
+        Owner owner;
+        time_t seconds;
+        struct tm tm;
+
+        buffer[0] = 0;
+        if (response->refusal == REFUSAL_RESERVED)
+                (void) snprintf(buffer, size, ", %.*s", (int) size_min(reservation->user_len, 64), reservation->user);
+        if (response->refusal != REFUSAL_TAKEN)
+                return;
+        owner = node_owner(response->node);
+        seconds = (time_t) (node_since(response->node) / USEC_PER_SEC);
+        if (localtime_r(&seconds, &tm))
+                (void) strftime(since, sizeof since, "%F %T %z", &tm);
+        (void) snprintf(buffer, size, ", since %s, by the node at port %u%s", since,
+                        node_info(response->node).port, owner_text(&owner, text));
+}
+
+/* owner: of the one who asked. */
+void events_refused(Events *events, uint64_t now, const Response *response, const Address *peer, const Owner *owner) {
+        const NodeInfo *info = &response->request.node;
+        LogFields fields = node_fields(ID_REFUSED, info, peer, owner);
+        char name[ESCAPED_NAME_MAX], text[ADDRESS_TEXT_MAX], asks[OWNER_TEXT_MAX], conflict[OWNER_TEXT_MAX + 96];
+
+        if (!may_log(events, &events->node_lines, now))
+                return;
+        conflict_text(response, conflict, sizeof conflict);
+        fields.reason = refusal_text(response->refusal);
+        log_event(events->log, LOG_NOTICE, &fields, "Refused to register %s at port %u for %s%s: %s%s",
+                  escape_text(info->name, info->name_len, name, sizeof name), info->port,
+                  address_format(peer, text), owner_text(owner, asks), fields.reason, conflict);
+}
+
+/* A node is registered, but would be lost in a restart. */
+void events_not_kept(Events *events, uint64_t now, const char *reason) {
+        const LogFields fields = {.message_id = ID_NOT_KEPT, .reason = reason};
+
+        if (may_log(events, &events->kept_lines, now))
+                log_event(events->log, LOG_WARNING, &fields,
+                          "Some nodes will have to register again when epmd restarts, there is no room to keep them: %s",
+                          reason);
+}
+
+/* ---- Peers and limits ---- */
+
+/* allow: the setting as it is, to be extended; NULL: the socket has a rule of its own. */
+void events_turned_away(Events *events, uint64_t now, const Address *peer, const char *allow) {
+        const LogFields fields = {.message_id = ID_TURNED_AWAY, .peer = peer};
+        char text[ADDRESS_TEXT_MAX], ip[ADDRESS_TEXT_MAX];
+
+        if (!may_log(events, &events->peer_lines, now))
+                return;
+        address_format(peer, text);
+        address_format_ip(peer, ip);
+        if (allow)
+                log_event(events->log, LOG_NOTICE, &fields,
+                          "Did not answer %s; to admit it set EPMD_ALLOW=%s,%s in /etc/default/epmd and restart epmd",
+                          text, allow, ip);
+        else
+                log_event(events->log, LOG_NOTICE, &fields,
+                          "Did not answer %s; to admit it change FileDescriptorName= of the socket that it came by",
+                          text);
+}
+
+/* Returns whether it was said: then the end of it is worth a message too. */
+bool events_limit(Events *events, uint64_t now, const char *what, size_t connections, size_t nodes) {
+        const LogFields fields = {.message_id = ID_LIMIT};
+
+        if (!may_log(events, &events->limit_lines, now))
+                return false;
+        log_event(events->log, LOG_WARNING, &fields,
+                  "%s, with %zu connections open and %zu nodes registered; raise LimitNOFILE= of the service", what,
+                  connections, nodes);
+        return true;
+}
+
+void events_limit_left(Events *events, size_t connections) {
+        const LogFields fields = {.message_id = ID_LIMIT_LEFT};
+
+        log_event(events->log, LOG_NOTICE, &fields, "There is room for new connections again, with %zu open",
+                  connections);
+}
+
+/* ---- Debugging ---- */
+
+void events_debug(Events *events, int verbosity, const Address *peer, const char *what) {
+        const LogFields fields = {.peer = peer};
+        char text[ADDRESS_TEXT_MAX];
+
+        if (log_verbosity(events->log) >= verbosity)
+                log_event(events->log, LOG_DEBUG, &fields, "%s: %s", address_format(peer, text), what);
+}
+
+void events_packet(Events *events, const Address *peer, const char *what, const uint8_t *data, size_t n) {
+        char hex[3 * HEX_DUMP_MAX + 64];
+        int len;
+
+        if (log_verbosity(events->log) < VERBOSITY_PACKETS)
+                return;
+        len = snprintf(hex, sizeof hex, "%s %zu bytes:", what, n);
+        for (size_t i = 0; i < size_min(n, HEX_DUMP_MAX); i++)
+                len += snprintf(hex + len, sizeof hex - (size_t) len, " %02x", data[i]);
+        events_debug(events, VERBOSITY_PACKETS, peer, hex);
+}
+
+void events_request(Events *events, const Address *peer, const Response *response) {
+        const NodeInfo *info = &response->request.node;
+        char name[ESCAPED_NAME_MAX], text[ESCAPED_NAME_MAX + 64];
+
+        if (log_verbosity(events->log) < VERBOSITY_DEBUG)
+                return;
+        if (response->request.tag == 0)
+                (void) snprintf(text, sizeof text, "not a request, closing");
+        else
+                (void) snprintf(text, sizeof text, "%s%s%s%s", proto_tag_name(response->request.tag),
+                                info->name ? " " : "", escape_text(info->name, info->name_len, name, sizeof name),
+                                response->len == 0 ? ", not allowed" : "");
+        events_debug(events, VERBOSITY_DEBUG, peer, text);
+}
+
+void events_table(Events *events, const Registry *registry) {
+        char name[ESCAPED_NAME_MAX];
+
+        if (log_verbosity(events->log) < VERBOSITY_TABLES)
+                return;
+        log_message(events->log, LOG_DEBUG, "%zu registered, %zu remembered", registry_count(registry),
+                    registry_released_count(registry));
+        for (const Node *node = registry_newest(registry); node; node = registry_older(node)) {
+                NodeInfo info = node_info(node);
+
+                log_message(events->log, LOG_DEBUG, "  %s at port %u, creation %u, fd %d",
+                            escape_text(info.name, info.name_len, name, sizeof name), info.port, node_creation(node),
+                            node_fd(node));
+        }
+}
