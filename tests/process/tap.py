@@ -1,8 +1,8 @@
 """A small TAP runner for unittest: one TAP point for each test method.
 
-Automake's tap-driver.sh reads the result: a plan first, then one `ok` or `not ok` for each method, `# SKIP reason` where
-a test says that it cannot run here. Tracebacks and the notes of a test case (its method `diagnostics`) follow as `#`
-lines, and only after a failure.
+Automake's tap-driver.sh reads the result: a plan first, then one `ok` or `not ok` for each method, `# SKIP reason`
+where a test says that it cannot run here. Tracebacks and the notes of a test case (its method `diagnostics`) follow as
+`#` lines, and only after a failure. With TAP_TIMES in the environment each point is preceded by the time it took.
 """
 
 import os
