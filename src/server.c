@@ -11,11 +11,13 @@
 #include <time.h>
 
 #include "acceptor.h"
+#include "channels.h"
 #include "conn.h"
 #include "deadlines.h"
 #include "events.h"
 #include "systemd.h"
 #include "tally.h"
+#include "varlink.h"
 
 enum {
         LISTINGS_MAX = 8,       /* versions of a listing that slow readers may keep alive */
@@ -34,6 +36,10 @@ struct Server {
         Identity *identity; /* or NULL */
         Log *log;
         Events *events;
+        Varlink *varlink;
+        Channels *channels; /* of its clients */
+        Stats stats;
+        uint64_t started; /* realtime */
 
         sd_event *event;
         Acceptor *acceptor;
@@ -110,7 +116,7 @@ static int on_idle_timer(sd_event_source *source, uint64_t usec, void *userdata)
         uint64_t due = server->active_time + server->config.idle_timeout;
 
         (void) usec;
-        if (server->n_conns > 0)
+        if (server->n_conns + channels_count(server->channels) > 0)
                 due = now_usec(server) + server->config.idle_timeout;
         if (due <= now_usec(server)) {
                 events_idle(server->events, server->config.idle_timeout);
@@ -214,6 +220,7 @@ static void stop_waiting(Server *server, Conn *conn) {
 static void unregister(Server *server, Conn *conn, const char *why) {
         uint32_t slot = node_slot(conn->node);
 
+        server->stats.unregistrations++;
         events_unregistered(server->events, now_usec(server), conn->node, &conn->peer.address, why);
         registry_remove(server->registry, TAKE_PTR(conn->node));
         if (server->store)
@@ -243,7 +250,10 @@ static void end_conn(Server *server, Conn *conn, const char *why) {
 }
 
 static void on_expired(Conn *conn) {
-        end_conn(conn->owner, conn, "time-out");
+        Server *server = conn->owner;
+
+        server->stats.timeouts++;
+        end_conn(server, conn, "time-out");
 }
 
 /* ---- Waiting for more of a connection ---- */
@@ -418,6 +428,51 @@ static void delay(unsigned seconds) {
                 ;
 }
 
+static void count_refusal(Stats *stats, Refusal refusal) {
+        switch (refusal) {
+        case REFUSAL_TAKEN:
+                stats->refused_taken++;
+                break;
+        case REFUSAL_RESERVED:
+                stats->refused_reserved++;
+                break;
+        case REFUSAL_QUOTA:
+                stats->refused_quota++;
+                break;
+        case REFUSAL_INVALID:
+                stats->refused_invalid++;
+                break;
+        default:
+                stats->refused_full++;
+        }
+}
+
+static void count(Stats *stats, const Response *response) {
+        switch (response->request.tag) {
+        case TAG_ALIVE2_REQ:
+                if (response->verdict == VERDICT_REGISTERED)
+                        stats->registrations++;
+                else if (response->verdict == VERDICT_REFUSED)
+                        count_refusal(stats, response->refusal);
+                break;
+        case TAG_PORT2_REQ:
+                stats->lookups++;
+                stats->misses += response->node == NULL;
+                break;
+        case TAG_NAMES_REQ:
+                stats->names++;
+                break;
+        case TAG_DUMP_REQ:
+                stats->dumps++;
+                break;
+        case 0:
+                stats->malformed++;
+                break;
+        default:
+                break;
+        }
+}
+
 static void handle_request(Server *server, Conn *conn, const uint8_t *body, size_t n) {
         Holder holder = holder_from(server, conn, body[0]);
         Response response;
@@ -428,6 +483,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
                 end_conn(server, conn, "out of memory");
                 return;
         }
+        count(&server->stats, &response);
         events_request(server->events, &conn->peer.address, &response);
         if (response.len == 0) {
                 end_conn(server, conn, "request not allowed");
@@ -465,10 +521,12 @@ static void receive(Server *server, Conn *conn) {
                 handle_request(server, conn, body, n);
         else if (r == 0)
                 wait_or_end(server, conn, EPOLLIN);
-        else
+        else {
+                server->stats.malformed += r == CONN_MALFORMED;
                 end_conn(server, conn, r == CONN_CLOSED ? "closed before a request was complete"
                                        : r < 0          ? ERR_TEXT(r)
                                                         : "not a request");
+        }
 }
 
 /* ---- Events ---- */
@@ -576,9 +634,15 @@ static void on_accept(void *userdata, int fd, const SocketAddress *remote, const
 
         delay(server->config.delay_accept);
         server->active_time = now;
+        if (strcmp(name, "varlink") == 0) {
+                channels_add(server->channels, TAKE_FD(owned));
+                return;
+        }
+        server->stats.connections++;
         if (peer_from_connection(fd, remote, &peer) < 0)
                 return;
         if (!allow_admits(allow, &peer.address, peer.local)) {
+                server->stats.refused_peers++;
                 events_turned_away(server->events, now, &peer.address,
                                    allow == server->config.allow ? server->config.allow_text : NULL);
                 return;
@@ -627,6 +691,30 @@ static int add_rules(Server *server) {
         return r;
 }
 
+static int on_message(void *userdata, const char *message, size_t n, char **ret, size_t *ret_n, bool *ret_go_on) {
+        Server *server = userdata;
+        const VarlinkFacts facts = {
+                .stats = &server->stats,
+                .started = server->started,
+                .connections = server->n_conns,
+                .now = now_usec(server),
+        };
+        int r = varlink_handle(server->varlink, &facts, message, n, ret, ret_n);
+
+        server->active_time = facts.now;
+        *ret_go_on = r == VARLINK_NO_REPLY;
+        return r;
+}
+
+static int add_varlink(Server *server) {
+        int r = varlink_new(server->registry, &server->varlink);
+
+        if (r < 0)
+                return r;
+        return channels_new(server->event, VARLINK_REQUEST_MAX, server->config.packet_timeout, on_message, server,
+                            &server->channels);
+}
+
 static int add_sources(Server *server) {
         int r;
 
@@ -642,6 +730,8 @@ static int add_sources(Server *server) {
                 r = add_timer(server, on_idle_timer, &server->idle_timer);
         if (r >= 0)
                 r = add_timer(server, on_reload_timer, &server->reload_timer);
+        if (r >= 0)
+                r = add_varlink(server);
         if (r >= 0)
                 r = add_signals(server);
         if (r >= 0)
@@ -696,6 +786,8 @@ Server *server_free(Server *server) {
         for (size_t i = 0; i < LISTINGS_MAX; i++)
                 listing_unref(server->unsent[i]);
         acceptor_free(server->acceptor);
+        channels_free(server->channels);
+        varlink_free(server->varlink);
         for (size_t i = 0; i < ARRAY_SIZE(server->waiting); i++)
                 deadlines_done(&server->waiting[i]);
         tally_free(server->per_address);
@@ -758,6 +850,7 @@ static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, 
 int server_restore(Server *server, StoreReport *report) {
         int r = store_restore(server->store, on_record, server, report);
 
+        server->stats.restores = report->restored;
         events_restored(server->events, report);
         return r;
 }
@@ -779,6 +872,7 @@ int server_run(Server *server, ServerEnd *ret) {
         char listeners[LISTENERS_TEXT_MAX];
         int r;
 
+        server->started = now_realtime(server);
         events_started(server->events, acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
         systemd_notify("READY=1");
         notify_status(server);

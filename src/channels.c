@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "channels.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum { CHANNELS_MAX = 32 };
+
+typedef struct Channel {
+        Channels *channels;
+        struct Channel *next, *previous;
+        sd_event_source *io;
+        sd_event_source *deadline;
+        int fd;
+        char *in; /* what has arrived of messages, message_max bytes at most */
+        size_t in_len;
+        char *out; /* what is still to be sent of a reply */
+        size_t out_len, out_at;
+} Channel;
+
+struct Channels {
+        sd_event *event;
+        size_t message_max;
+        uint64_t timeout;
+        ChannelFunction on_message;
+        void *userdata;
+        Channel *newest, *oldest;
+        size_t count;
+};
+
+static void channel_free(Channel *channel) {
+        Channels *channels = channel->channels;
+
+        if (channel->next)
+                channel->next->previous = channel->previous;
+        else
+                channels->newest = channel->previous;
+        if (channel->previous)
+                channel->previous->next = channel->next;
+        else
+                channels->oldest = channel->next;
+        channels->count--;
+        sd_event_source_disable_unref(channel->io);
+        sd_event_source_disable_unref(channel->deadline);
+        safe_close(channel->fd);
+        free(channel->in);
+        free(channel->out);
+        free(channel);
+}
+
+/* message_max: bytes of a message; timeout: µs of a connection's life. *ret is the caller's. Returns 0 or -ENOMEM. */
+int channels_new(sd_event *event, size_t message_max, uint64_t timeout, ChannelFunction on_message, void *userdata,
+                 Channels **ret) {
+        Channels *channels = malloc(sizeof *channels);
+
+        if (!channels)
+                return -ENOMEM;
+        *channels = (Channels){
+                .event = sd_event_ref(event),
+                .message_max = message_max,
+                .timeout = timeout,
+                .on_message = on_message,
+                .userdata = userdata,
+        };
+        *ret = channels;
+        return 0;
+}
+
+/* Closes all connections. Always returns NULL. */
+Channels *channels_free(Channels *channels) {
+        if (!channels)
+                return NULL;
+        while (channels->oldest)
+                channel_free(channels->oldest);
+        sd_event_unref(channels->event);
+        free(channels);
+        return NULL;
+}
+
+/* Sends what the kernel takes. Returns 0: all sent; 1: not all; a negative errno. */
+static int send_reply(Channel *channel) {
+        while (channel->out_at < channel->out_len) {
+                ssize_t n = send(channel->fd, channel->out + channel->out_at, channel->out_len - channel->out_at,
+                                 MSG_DONTWAIT | MSG_NOSIGNAL);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0)
+                        return errno == EAGAIN ? 1 : -errno;
+                channel->out_at += (size_t) n;
+        }
+        free(channel->out);
+        channel->out = NULL;
+        channel->out_len = channel->out_at = 0;
+        return 0;
+}
+
+/* Takes the first message off what has arrived and has it answered. Returns 0: done, more may be there; 1: no whole
+ * message is there; a negative errno: close the connection. */
+static int handle_message(Channel *channel) {
+        Channels *channels = channel->channels;
+        char *end = memchr(channel->in, 0, channel->in_len);
+        bool go_on = false;
+        size_t n;
+        int r;
+
+        if (!end)
+                return channel->in_len < channels->message_max ? 1 : -EMSGSIZE;
+        n = (size_t) (end - channel->in);
+        r = channels->on_message(channels->userdata, channel->in, n, &channel->out, &channel->out_len, &go_on);
+        if (r < 0 || (r > 0 && !go_on))
+                return r < 0 ? r : -EBADMSG;
+        channel->in_len -= n + 1;
+        memmove(channel->in, end + 1, channel->in_len);
+        return 0;
+}
+
+static int receive(Channel *channel) {
+        ssize_t n;
+
+        do
+                n = recv(channel->fd, channel->in + channel->in_len, channel->channels->message_max - channel->in_len,
+                         MSG_DONTWAIT);
+        while (n < 0 && errno == EINTR);
+        if (n == 0)
+                return -ECONNRESET;
+        if (n < 0)
+                return errno == EAGAIN ? 0 : -errno;
+        channel->in_len += (size_t) n;
+        return 0;
+}
+
+/* Answers what can be answered now, one reply after the other: no message is looked at before the reply to the one
+ * before is sent. Returns 0, or a negative errno: close the connection. */
+static int go_on(Channel *channel) {
+        for (;;) {
+                int r = send_reply(channel);
+
+                if (r > 0)
+                        return sd_event_source_set_io_events(channel->io, EPOLLOUT);
+                if (r == 0)
+                        r = handle_message(channel);
+                if (r > 0)
+                        return sd_event_source_set_io_events(channel->io, EPOLLIN);
+                if (r < 0)
+                        return r;
+        }
+}
+
+static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
+        Channel *channel = userdata;
+        int r = 0;
+
+        (void) source;
+        (void) fd;
+        if (!channel->out)
+                r = receive(channel);
+        else if (revents & (EPOLLERR | EPOLLHUP))
+                r = -ECONNRESET;
+        if (r >= 0)
+                r = go_on(channel);
+        if (r < 0)
+                channel_free(channel);
+        return 0;
+}
+
+static int on_deadline(sd_event_source *source, uint64_t usec, void *userdata) {
+        (void) source;
+        (void) usec;
+        channel_free(userdata);
+        return 0;
+}
+
+static int add_sources(Channel *channel) {
+        Channels *channels = channel->channels;
+        int r;
+
+        r = sd_event_add_io(channels->event, &channel->io, channel->fd, EPOLLIN, on_io, channel);
+        if (r < 0)
+                return r;
+        return sd_event_add_time_relative(channels->event, &channel->deadline, CLOCK_MONOTONIC, channels->timeout, 0,
+                                          on_deadline, channel);
+}
+
+/* Serves a connection, which is the channels' from here on. When there are too many the oldest gives way. */
+void channels_add(Channels *channels, int fd) {
+        _cleanup_close_ int owned = fd;
+        _cleanup_free_ char *in = malloc(channels->message_max);
+        Channel *channel = calloc(1, sizeof *channel);
+
+        if (!in || !channel) {
+                free(channel);
+                return;
+        }
+        if (channels->count >= CHANNELS_MAX)
+                channel_free(channels->oldest);
+        channel->channels = channels;
+        channel->fd = TAKE_FD(owned);
+        channel->in = TAKE_PTR(in);
+        channel->previous = channels->newest;
+        if (channels->newest)
+                channels->newest->next = channel;
+        else
+                channels->oldest = channel;
+        channels->newest = channel;
+        channels->count++;
+        if (add_sources(channel) < 0)
+                channel_free(channel);
+}
+
+size_t channels_count(const Channels *channels) {
+        return channels->count;
+}

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "varlink.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <string.h>
+
+#include "config.h"
+
+#define INTERFACE "org.erlang.epmd"
+#define SERVICE_INTERFACE "org.varlink.service"
+
+static const char interface_text[] =
+        "# The Erlang Port Mapper Daemon of this host, as far as it may be read by everybody\n"
+        "interface " INTERFACE "\n"
+        "\n"
+        "# A registered node\n"
+        "type Node (\n"
+        "  name: string,\n"
+        "  # where it accepts connections of other nodes\n"
+        "  port: int,\n"
+        "  # 77 for an ordinary node, 72 for a hidden one\n"
+        "  type: int,\n"
+        "  protocol: int,\n"
+        "  highestVersion: int,\n"
+        "  lowestVersion: int,\n"
+        "  creation: int,\n"
+        "  # base64\n"
+        "  extra: string,\n"
+        "  # microseconds since 1970\n"
+        "  since: int,\n"
+        "  # user and unit of the process, where they are known\n"
+        "  uid: ?int,\n"
+        "  unit: ?string\n"
+        ")\n"
+        "\n"
+        "# All registered nodes, the newest first\n"
+        "method List() -> (nodes: []Node)\n"
+        "\n"
+        "method Lookup(name: string) -> (node: Node)\n"
+        "\n"
+        "# What was counted since the daemon started\n"
+        "method Statistics() -> (\n"
+        "  since: int,\n"
+        "  nodes: int,\n"
+        "  connections: int,\n"
+        "  counters: [string]int\n"
+        ")\n"
+        "\n"
+        "error NotRegistered (name: string)\n";
+
+static const char service_text[] =
+        "interface " SERVICE_INTERFACE "\n"
+        "\n"
+        "method GetInfo() -> (\n"
+        "  vendor: string,\n"
+        "  product: string,\n"
+        "  version: string,\n"
+        "  url: string,\n"
+        "  interfaces: []string\n"
+        ")\n"
+        "\n"
+        "method GetInterfaceDescription(interface: string) -> (description: string)\n"
+        "\n"
+        "error InterfaceNotFound (interface: string)\n"
+        "error MethodNotFound (method: string)\n"
+        "error MethodNotImplemented (method: string)\n"
+        "error InvalidParameter (parameter: string)\n";
+
+/* Making the list of 19,000 nodes takes a while, in which nobody else is served. So one that was made stays good for
+ * some times as long as it took, and those who ask all the time get the same again. */
+enum {
+        LIST_USEC_PER_NODE = 8,
+        LIST_SHARE = 4,
+};
+
+struct Varlink {
+        const Registry *registry; /* not ours */
+        char *list;               /* the reply to List that was made last */
+        size_t list_len;
+        uint64_t list_revision;
+        uint64_t list_until; /* it is good until then, even if the registry has changed */
+};
+
+/* The registry stays the caller's. Returns 0 or -ENOMEM. */
+int varlink_new(const Registry *registry, Varlink **ret) {
+        Varlink *varlink = calloc(1, sizeof *varlink);
+
+        if (!varlink)
+                return -ENOMEM;
+        varlink->registry = registry;
+        *ret = varlink;
+        return 0;
+}
+
+Varlink *varlink_free(Varlink *varlink) {
+        if (!varlink)
+                return NULL;
+        free(varlink->list);
+        free(varlink);
+        return NULL;
+}
+
+static void base64(const uint8_t *data, size_t n, char *out) {
+        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+        for (size_t i = 0; i < n; i += 3, out += 4) {
+                size_t left = n - i;
+                uint32_t v = (uint32_t) data[i] << 16;
+
+                if (left > 1)
+                        v |= (uint32_t) data[i + 1] << 8;
+                if (left > 2)
+                        v |= data[i + 2];
+                out[0] = digits[v >> 18];
+                out[1] = digits[v >> 12 & 63];
+                out[2] = left > 1 ? digits[v >> 6 & 63] : '=';
+                out[3] = left > 2 ? digits[v & 63] : '=';
+        }
+        *out = 0;
+}
+
+static json_t *node_to_json(const Node *node) {
+        NodeInfo info = node_info(node);
+        Owner owner = node_owner(node);
+        char extra[(PROTO_EXTRA_MAX + 2) / 3 * 4 + 1];
+        json_t *json;
+
+        base64(info.extra, info.extra_len, extra);
+        json = json_pack("{s:s%, s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:I}", "name", (const char *) info.name,
+                         (size_t) info.name_len, "port", info.port, "type", info.type, "protocol", info.protocol,
+                         "highestVersion", info.highest_version, "lowestVersion", info.lowest_version, "creation",
+                         (json_int_t) node_creation(node), "extra", extra, "since", (json_int_t) node_since(node));
+        if (json && owner.known)
+                (void) json_object_set_new(json, "uid", json_integer(owner.uid));
+        /* A unit's name that is not UTF-8 is left out: jansson makes no string of it. */
+        if (json && owner.unit_len > 0)
+                (void) json_object_set_new(json, "unit", json_stringn((const char *) owner.unit, owner.unit_len));
+        return json;
+}
+
+/* Ends a message: json, which is consumed, with the NUL that divides messages. NULL json: out of memory. */
+static int finish(json_t *json, char **ret, size_t *ret_n) {
+        char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+
+        json_decref(json);
+        if (!text)
+                return -ENOMEM;
+        *ret = text;
+        *ret_n = strlen(text) + 1;
+        return 0;
+}
+
+static int reply(json_t *parameters, char **ret, size_t *ret_n) {
+        return finish(parameters ? json_pack("{s:o}", "parameters", parameters) : NULL, ret, ret_n);
+}
+
+static int reply_error(const char *error, const char *key, const char *value, char **ret, size_t *ret_n) {
+        return finish(json_pack("{s:s, s:{s:s}}", "error", error, "parameters", key, value), ret, ret_n);
+}
+
+static int method_list(Varlink *varlink, uint64_t now, char **ret, size_t *ret_n) {
+        json_t *nodes;
+        int r;
+
+        if (!varlink->list || (varlink->list_revision != registry_revision(varlink->registry) &&
+                               now >= varlink->list_until)) {
+                free(varlink->list);
+                varlink->list = NULL;
+                nodes = json_array();
+                for (Node *node = registry_newest(varlink->registry); node; node = registry_older(node))
+                        (void) json_array_append_new(nodes, node_to_json(node));
+                r = reply(json_pack("{s:o}", "nodes", nodes), &varlink->list, &varlink->list_len);
+                if (r < 0)
+                        return r;
+                varlink->list_revision = registry_revision(varlink->registry);
+                varlink->list_until =
+                        now + registry_count(varlink->registry) * LIST_USEC_PER_NODE * LIST_SHARE;
+        }
+        *ret = malloc(varlink->list_len);
+        if (!*ret)
+                return -ENOMEM;
+        memcpy(*ret, varlink->list, varlink->list_len);
+        *ret_n = varlink->list_len;
+        return 0;
+}
+
+static int method_lookup(const Varlink *varlink, json_t *parameters, char **ret, size_t *ret_n) {
+        json_t *name = json_object_get(parameters, "name");
+        const Node *node;
+
+        if (!json_is_string(name))
+                return reply_error(SERVICE_INTERFACE ".InvalidParameter", "parameter", "name", ret, ret_n);
+        node = registry_find(varlink->registry, (const uint8_t *) json_string_value(name), json_string_length(name));
+        if (!node)
+                return reply_error(INTERFACE ".NotRegistered", "name", json_string_value(name), ret, ret_n);
+        return reply(json_pack("{s:o}", "node", node_to_json(node)), ret, ret_n);
+}
+
+static json_t *counters_to_json(const Stats *stats) {
+        const struct {
+                const char *name;
+                uint64_t value;
+        } counters[] = {
+                {"registrations", stats->registrations},
+                {"unregistrations", stats->unregistrations},
+                {"lookups", stats->lookups},
+                {"misses", stats->misses},
+                {"names", stats->names},
+                {"dumps", stats->dumps},
+                {"connections", stats->connections},
+                {"refusedTaken", stats->refused_taken},
+                {"refusedInvalid", stats->refused_invalid},
+                {"refusedFull", stats->refused_full},
+                {"refusedReserved", stats->refused_reserved},
+                {"refusedQuota", stats->refused_quota},
+                {"refusedPeers", stats->refused_peers},
+                {"malformed", stats->malformed},
+                {"timeouts", stats->timeouts},
+                {"restores", stats->restores},
+        };
+        json_t *json = json_object();
+
+        for (size_t i = 0; i < ARRAY_SIZE(counters); i++)
+                (void) json_object_set_new(json, counters[i].name, json_integer((json_int_t) counters[i].value));
+        return json;
+}
+
+static int method_statistics(const Varlink *varlink, const VarlinkFacts *facts, char **ret, size_t *ret_n) {
+        return reply(json_pack("{s:I, s:I, s:I, s:o}", "since", (json_int_t) facts->started, "nodes",
+                               (json_int_t) registry_count(varlink->registry), "connections",
+                               (json_int_t) facts->connections, "counters", counters_to_json(facts->stats)),
+                     ret, ret_n);
+}
+
+static int method_info(char **ret, size_t *ret_n) {
+        return reply(json_pack("{s:s, s:s, s:s, s:s, s:[s, s]}", "vendor", "epmd for systemd", "product", "epmd",
+                               "version", PACKAGE_VERSION, "url", "", "interfaces", SERVICE_INTERFACE, INTERFACE),
+                     ret, ret_n);
+}
+
+static int method_description(json_t *parameters, char **ret, size_t *ret_n) {
+        const char *interface = json_string_value(json_object_get(parameters, "interface"));
+        const char *text;
+
+        if (!interface)
+                return reply_error(SERVICE_INTERFACE ".InvalidParameter", "parameter", "interface", ret, ret_n);
+        if (strcmp(interface, INTERFACE) == 0)
+                text = interface_text;
+        else if (strcmp(interface, SERVICE_INTERFACE) == 0)
+                text = service_text;
+        else
+                return reply_error(SERVICE_INTERFACE ".InterfaceNotFound", "interface", interface, ret, ret_n);
+        return reply(json_pack("{s:s}", "description", text), ret, ret_n);
+}
+
+static int dispatch(Varlink *varlink, const VarlinkFacts *facts, const char *method, json_t *parameters, char **ret,
+                    size_t *ret_n) {
+        if (strcmp(method, INTERFACE ".List") == 0)
+                return method_list(varlink, facts->now, ret, ret_n);
+        if (strcmp(method, INTERFACE ".Lookup") == 0)
+                return method_lookup(varlink, parameters, ret, ret_n);
+        if (strcmp(method, INTERFACE ".Statistics") == 0)
+                return method_statistics(varlink, facts, ret, ret_n);
+        if (strcmp(method, SERVICE_INTERFACE ".GetInfo") == 0)
+                return method_info(ret, ret_n);
+        if (strcmp(method, SERVICE_INTERFACE ".GetInterfaceDescription") == 0)
+                return method_description(parameters, ret, ret_n);
+        return reply_error(SERVICE_INTERFACE ".MethodNotFound", "method", method, ret, ret_n);
+}
+
+/* Handles one call.
+ *
+ * message, n: JSON without the NUL behind it; *ret, *ret_n: the reply with it, to be freed.
+ * Returns 0; VARLINK_NO_REPLY; VARLINK_MALFORMED; -ENOMEM. */
+int varlink_handle(Varlink *varlink, const VarlinkFacts *facts, const char *message, size_t n, char **ret,
+                   size_t *ret_n) {
+        json_t *call = json_loadb(message, n, JSON_REJECT_DUPLICATES, NULL);
+        const char *method = json_string_value(json_object_get(call, "method"));
+        json_t *parameters = json_object_get(call, "parameters");
+        int r = VARLINK_MALFORMED;
+
+        if (method && (!parameters || json_is_object(parameters) || json_is_null(parameters)))
+                r = dispatch(varlink, facts, method, parameters, ret, ret_n);
+        if (r == 0 && json_is_true(json_object_get(call, "oneway"))) {
+                free(*ret);
+                r = VARLINK_NO_REPLY;
+        }
+        json_decref(call);
+        return r;
+}
