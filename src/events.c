@@ -245,7 +245,7 @@ void events_turned_away(Events *events, uint64_t now, const Address *peer, const
         address_format_ip(peer, ip);
         if (allow)
                 log_event(events->log, LOG_NOTICE, &fields,
-                          "Did not answer %s; to admit it set EPMD_ALLOW=%s,%s in /etc/default/epmd and restart epmd",
+                          "Did not answer %s; to admit it set EPMD_ALLOW=%s,%s in " SETTINGS_FILE " and restart epmd",
                           text, allow, ip);
         else
                 log_event(events->log, LOG_NOTICE, &fields,
