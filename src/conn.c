@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "conn.h"
 
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,6 +175,16 @@ bool conn_is_gone(const Conn *conn) {
         struct pollfd p = {.fd = conn->fd, .events = POLLIN | POLLRDHUP};
 
         return poll(&p, 1, 0) > 0;
+}
+
+/* Whether nothing was ever sent on this connection, by whatever process. Only TCP can tell; elsewhere, no. */
+bool conn_is_untold(const Conn *conn) {
+        struct tcp_info info = {};
+        socklen_t len = sizeof info;
+
+        return getsockopt(conn->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+               len >= offsetof(struct tcp_info, tcpi_bytes_sent) + sizeof info.tcpi_bytes_sent &&
+               info.tcpi_bytes_sent == 0 && info.tcpi_notsent_bytes == 0;
 }
 
 /* The kernel's own number of the connection (SO_COOKIE): the same in whatever process it is, and no other's; 0 if

@@ -226,13 +226,18 @@ static int on_attribute(const struct nlattr *attribute, void *userdata) {
         return MNL_CB_OK;
 }
 
+/* Whether there is a process at the other end. One that has said all that it has to say waits for the answer. */
+static bool is_connected(uint8_t state) {
+        return state == TCP_ESTABLISHED || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2;
+}
+
 /* A peer that has closed shows up as one of root's, without an inode. */
 static void read_answer(const struct nlmsghdr *header, Answer *answer) {
         const struct inet_diag_msg *message = mnl_nlmsg_get_payload(header);
 
         if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY || mnl_nlmsg_get_payload_len(header) < sizeof *message)
                 return;
-        if (message->idiag_inode == 0 || message->idiag_state != TCP_ESTABLISHED)
+        if (message->idiag_inode == 0 || !is_connected(message->idiag_state))
                 return;
         answer->uid = message->idiag_uid;
         answer->believed = mnl_attr_parse(header, sizeof *message, on_attribute, answer) == MNL_CB_OK;

@@ -368,10 +368,14 @@ static int reload(void *userdata) {
 /* Opens the store, where there is one: a service with a runtime directory. A daemon that cannot use it serves
  * nevertheless. */
 static void open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, StoreReport *report) {
-        const char *directory = getenv("RUNTIME_DIRECTORY");
+        const char *directories = getenv("RUNTIME_DIRECTORY");
+        _cleanup_free_ char *directory = NULL;
         int r;
 
-        if (directory && *directory) {
+        /* A drop-in may add others behind that of the unit. */
+        if (directories && *directories && *directories != ':')
+                directory = strndup(directories, strcspn(directories, ":"));
+        if (directory) {
                 r = store_new(directory, &daemon->sockets, nodes_max + REGISTRY_RELEASED_MAX + 1, descriptors, report,
                               &daemon->store);
                 if (r >= 0)

@@ -35,6 +35,7 @@ struct Registry {
         Node *live;     /* uthash keeps the order of insertion: the tail is the newest */
         Node *released; /* the head was released first */
         Tally *users;   /* live nodes of each user */
+        size_t n_known; /* live nodes whose user is known */
         size_t nodes_max;
         uint64_t revision;
         uint64_t serial;  /* of the registration before, in the order of all */
@@ -167,8 +168,10 @@ static bool enter(Registry *registry, Node *node) {
 
         if (owner.known && tally_add(registry->users, &key) < 0)
                 return false;
-        if (table_add(registry, &registry->live, node))
+        if (table_add(registry, &registry->live, node)) {
+                registry->n_known += owner.known;
                 return true;
+        }
         if (owner.known)
                 tally_remove(registry->users, &key);
         return false;
@@ -179,6 +182,7 @@ static void leave(Registry *registry, Node *node) {
         const TallyKey key = user_key(&owner);
 
         HASH_DEL(registry->live, node);
+        registry->n_known -= owner.known;
         if (owner.known)
                 tally_remove(registry->users, &key);
 }
@@ -331,6 +335,11 @@ size_t registry_count_of(const Registry *registry, const Owner *owner) {
         const TallyKey key = user_key(owner);
 
         return owner->known ? tally_count(registry->users, &key) : 0;
+}
+
+/* How many of the registered nodes are of a user that is known. */
+size_t registry_count_known(const Registry *registry) {
+        return registry->n_known;
 }
 
 size_t registry_released_count(const Registry *registry) {

@@ -51,6 +51,7 @@ Node *registry_newer_released(const Node *node);
 
 size_t registry_count(const Registry *registry);
 size_t registry_count_of(const Registry *registry, const Owner *owner);
+size_t registry_count_known(const Registry *registry);
 size_t registry_released_count(const Registry *registry);
 uint64_t registry_revision(const Registry *registry);
 

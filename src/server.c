@@ -730,6 +730,9 @@ static int add_sources(Server *server) {
                 r = add_timer(server, on_idle_timer, &server->idle_timer);
         if (r >= 0)
                 r = add_timer(server, on_reload_timer, &server->reload_timer);
+        /* New connections wait meanwhile. */
+        if (r >= 0)
+                r = sd_event_source_set_time_accuracy(server->reload_timer, USEC_PER_MSEC);
         if (r >= 0)
                 r = add_varlink(server);
         if (r >= 0)
@@ -805,6 +808,17 @@ Server *server_free(Server *server) {
 
 /* ---- What an earlier process has left ---- */
 
+/* The process that registered the node may have been killed when the record was safe and the reply had not left: its
+ * peer still waits for it. Returns whether the peer knows now. */
+static bool tell_registered(Conn *conn) {
+        Response response;
+
+        if (!conn_is_untold(conn))
+                return true;
+        service_put_registered(conn->node, &response);
+        return conn_send(conn, response.data, response.len, NULL) == 0;
+}
+
 /* Makes the connection of a node that an earlier process has registered; the descriptor is the server's from here
  * on. A peer that is gone by now is unregistered before anyone can ask for it.
  * Returns whether the record has been dealt with; ret_registered: by registering it. */
@@ -830,7 +844,7 @@ static bool adopt(Server *server, uint32_t slot, const TableRecord *record, int 
                 end_conn(server, conn, "could not be restored");
                 return true;
         }
-        *ret_registered = !conn_is_gone(conn) && wait_for(server, conn, EPOLLIN) >= 0;
+        *ret_registered = !conn_is_gone(conn) && wait_for(server, conn, EPOLLIN) >= 0 && tell_registered(conn);
         if (!*ret_registered)
                 end_conn(server, conn, "it ended while epmd was not running");
         return true;

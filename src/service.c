@@ -58,9 +58,18 @@ static Refusal judge(const Service *service, const NodeInfo *info, const Owner *
         return REFUSAL_NONE;
 }
 
+/* The reply to the registration of a node. */
+void service_put_registered(const Node *node, Response *ret) {
+        NodeInfo info = node_info(node);
+        WireWriter w = response_writer(ret);
+
+        proto_put_alive2_reply(&w, info.highest_version, 0, node_creation(node));
+        ret->len = w.len;
+        ret->verdict = VERDICT_REGISTERED;
+}
+
 static int handle_alive2(Service *service, const Holder *holder, uint64_t now, Response *response) {
         const NodeInfo *info = &response->request.node;
-        WireWriter w = response_writer(response);
         Refusal refusal = judge(service, info, &holder->owner, response);
         int r;
 
@@ -71,9 +80,7 @@ static int handle_alive2(Service *service, const Holder *holder, uint64_t now, R
         r = registry_add(service->registry, info, holder, now, &response->node);
         switch (r) {
         case 0:
-                proto_put_alive2_reply(&w, info->highest_version, 0, node_creation(response->node));
-                response->len = w.len;
-                response->verdict = VERDICT_REGISTERED;
+                service_put_registered(response->node, response);
                 return 0;
         case REGISTRY_TAKEN:
                 response->node = registry_find(service->registry, info->name, info->name_len);
@@ -133,14 +140,18 @@ static bool others_are_registered(const Service *service, const Owner *owner) {
         return registry_count_of(service->registry, owner) < registry_count(service->registry);
 }
 
-/* Ending the daemon ends everybody's registrations: only root and the daemon's own user may do that to others. */
+/* Ending the daemon ends everybody's registrations: only root and the daemon's own user may do that to others.
+ *
+ * Who closes the connection before the request is looked at hides who it was. So not to be known is no way around the
+ * rule: the rules of upstream hold only where no one is known. */
 static bool may_kill(const Service *service, const Owner *owner) {
         if (registry_count(service->registry) == 0)
                 return true;
         if (!service->config.relaxed)
                 return false;
-        return !owner->known || owner->uid == 0 || owner->uid == service->config.own_uid ||
-               !others_are_registered(service, owner);
+        if (!owner->known)
+                return registry_count_known(service->registry) == 0;
+        return owner->uid == 0 || owner->uid == service->config.own_uid || !others_are_registered(service, owner);
 }
 
 static int handle_kill(Service *service, const Holder *holder, Response *response) {
@@ -153,11 +164,12 @@ static int handle_kill(Service *service, const Holder *holder, Response *respons
         return 0;
 }
 
-/* A name may be taken from its node by root and by its owner; by anyone where one of them is not known. */
+/* A name may be taken from its node by root and by its owner; by anyone where the owner is not known. Who hides is
+ * neither, see above. */
 static bool may_stop(const Node *node, const Owner *owner) {
         const Owner of_node = node_owner(node);
 
-        return !owner->known || owner->uid == 0 || !of_node.known || of_node.uid == owner->uid;
+        return !of_node.known || (owner->known && (owner->uid == 0 || of_node.uid == owner->uid));
 }
 
 static int handle_stop(Service *service, const Holder *holder, Response *response) {

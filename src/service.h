@@ -59,4 +59,5 @@ DEFINE_CLEANUP(Service *, service_free)
 
 int service_handle(Service *service, const Peer *peer, const uint8_t *body, size_t n, const Holder *holder, uint64_t now,
                    Response *ret);
+void service_put_registered(const Node *node, Response *ret);
 const char *refusal_text(Refusal refusal);

@@ -43,6 +43,7 @@ struct Store {
         size_t live;    /* connections in both lots */
         size_t dead;    /* and what has ended but is not taken out yet */
         size_t in_flight_max;
+        size_t missed; /* parked connections for which this process had no room */
 };
 
 /* ---- The file of the table ---- */
@@ -385,6 +386,7 @@ static int claim_lot(Store *store, int index, StoreReport *report) {
                 if (r < 0 || r == LOT_END)
                         break;
                 lot->messages++;
+                store->missed += message.n - size_min(message.n, message.n_fds);
                 for (size_t i = 0; i < message.n_fds; i++)
                         if (i < message.n)
                                 claim(store, index, message.tags[i], message.fds[i], report);
@@ -441,6 +443,28 @@ static void restore_record(Store *store, uint32_t slot, StoreRecordFunction on_r
                 store_drop(store, slot);
 }
 
+/* Empties the lots and parks what lives again. What nobody holds then is closed by the kernel, so that its peer
+ * learns that it is not registered any more. */
+static void park_anew(Store *store) {
+        Move move = {.from = 1};
+
+        store->active = 0;
+        for (int i = 0; i < LOTS; i++)
+                lot_drop(&store->lots[i], store->lots[i].messages);
+        store->dead = 0;
+        for (uint32_t slot = 0; slot < store->n_parked; slot++) {
+                Parked *parked = &store->parked[slot];
+
+                if (parked->lot == NO_LOT)
+                        continue;
+                if (move.n == LOT_BATCH_MAX && move_gathered(store, &move) != 0)
+                        return;
+                move.tags[move.n] = (LotTag){.slot = slot, .counter = parked->counter};
+                move.fds[move.n++] = parked->fd;
+        }
+        (void) move_gathered(store, &move);
+}
+
 /* Brings back what an earlier process has left: calls on_record for each record, with its connection where that is
  * still there. Nothing is taken out of the lots, so that being killed meanwhile does no harm.
  * Returns 0, or a negative errno after which some are missing. */
@@ -459,6 +483,8 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
                 return r;
         for (size_t i = 0; i < n; i++)
                 restore_record(store, places[i].slot, on_record, userdata, report);
+        if (store->missed > 0)
+                park_anew(store);
         return 0;
 }
 

@@ -129,8 +129,9 @@ void systemd_unstore(const char *name) {
         systemd_notify("FDSTOREREMOVE=1\nFDNAME=%s", name);
 }
 
-/* Moves the descriptors out of the way, then to where sd_listen_fds(3) looks for them, open across exec. */
-static int line_up(const PassedSockets *sockets) {
+/* Moves what occupies the places where sd_listen_fds(3) looks out of the way, and the descriptors, too. saved: as
+ * many as sockets; -1: nothing was there. */
+static int make_way(const PassedSockets *sockets, int *saved) {
         const int first_free = SD_LISTEN_FDS_START + (int) sockets->n;
 
         for (size_t i = 0; i < sockets->n; i++) {
@@ -138,12 +139,34 @@ static int line_up(const PassedSockets *sockets) {
 
                 if (fd < 0)
                         return -errno;
+                safe_close(sockets->items[i].fd);
                 sockets->items[i].fd = fd;
         }
+        for (size_t i = 0; i < sockets->n; i++) {
+                saved[i] = fcntl(SD_LISTEN_FDS_START + (int) i, F_DUPFD_CLOEXEC, first_free);
+                if (saved[i] < 0 && errno != EBADF)
+                        return -errno;
+        }
+        return 0;
+}
+
+/* Puts the descriptors where sd_listen_fds(3) looks for them, open across exec. */
+static int line_up(const PassedSockets *sockets) {
         for (size_t i = 0; i < sockets->n; i++)
                 if (dup2(sockets->items[i].fd, SD_LISTEN_FDS_START + (int) i) < 0)
                         return -errno;
         return 0;
+}
+
+/* Puts what was there before back. */
+static void put_back(const PassedSockets *sockets, const int *saved) {
+        for (size_t i = 0; i < sockets->n; i++) {
+                if (saved[i] >= 0)
+                        (void) dup3(saved[i], SD_LISTEN_FDS_START + (int) i, O_CLOEXEC);
+                else
+                        (void) close(SD_LISTEN_FDS_START + (int) i);
+                safe_close(saved[i]);
+        }
 }
 
 static int put_environment(const PassedSockets *sockets) {
@@ -164,17 +187,29 @@ static int put_environment(const PassedSockets *sockets) {
         return 0;
 }
 
-/* Replaces the program of this process, passing descriptors on as the service manager does. Descriptors of this
- * process are overwritten, so there is no way back. Returns only a negative errno. */
+/* Replaces the program of this process, passing descriptors on as the service manager does. Returns only a negative
+ * errno; then everything is as before, but for the numbers of the sockets passed. */
 int systemd_exec(const char *program, char **argv, const PassedSockets *sockets) {
+        _cleanup_free_ int *saved = malloc(sockets->n * sizeof *saved);
         int r;
 
+        if (!saved)
+                return -ENOMEM;
+        for (size_t i = 0; i < sockets->n; i++)
+                saved[i] = -1;
         r = put_environment(sockets);
-        if (r < 0)
+        if (r >= 0)
+                r = make_way(sockets, saved);
+        if (r < 0) {
+                for (size_t i = 0; i < sockets->n; i++)
+                        safe_close(saved[i]);
                 return r;
+        }
         r = line_up(sockets);
-        if (r < 0)
-                return r;
-        (void) execv(program, argv);
-        return -errno;
+        if (r >= 0) {
+                (void) execv(program, argv);
+                r = -errno;
+        }
+        put_back(sockets, saved);
+        return r;
 }
