@@ -55,6 +55,14 @@ static void parse_rest_as_name(WireReader *r, NodeInfo *ret) {
         *ret = (NodeInfo){.name = name, .name_len = (uint16_t) n};
 }
 
+/* The name of STOP_REQ is all up to a NUL, as in a C string; what is behind it is ignored. */
+static void parse_rest_as_string(WireReader *r, NodeInfo *ret) {
+        size_t n = wire_left(r);
+        const uint8_t *name = wire_bytes(r, n);
+
+        *ret = (NodeInfo){.name = name, .name_len = (uint16_t) strnlen((const char *) name, n)};
+}
+
 /* Parses one request.
  *
  * body, n: the packet without its length, 1..PROTO_REQUEST_MAX bytes; *ret points into it.
@@ -81,9 +89,9 @@ int proto_parse_request(const uint8_t *body, size_t n, Request *ret) {
                         return PROTO_MALFORMED;
                 break;
         case TAG_STOP_REQ:
-                parse_rest_as_name(&reader, &request.node);
-                if (request.node.name_len == 0)
+                if (wire_left(&reader) == 0)
                         return PROTO_MALFORMED;
+                parse_rest_as_string(&reader, &request.node);
                 break;
         case TAG_NAMES_REQ:
         case TAG_DUMP_REQ:

@@ -149,26 +149,26 @@ class BadSockets(Case):
                 self.assert_refused(process, 'thething.socket')
                 self.assert_notified_failure(notify.messages)
 
-    def test_the_bad_one_of_three(self):
+    def test_the_bad_one(self):
+        """Among good ones, without a name, and where less is open than was promised. All at once, as above."""
         bad = self.listener(kind=socket.SOCK_DGRAM, listen=False)
-        process, messages = self.run_with([self.listener(), bad, self.listener()], ['good', 'wrong', 'alsogood'])
-        self.assert_refused(process, 'wrong')
-        self.assertNotIn('good', process.err.text())
-        self.assert_notified_failure(messages)
-
-    def test_without_names(self):
-        process, messages = self.run_with([self.listener(kind=socket.SOCK_DGRAM, listen=False)])
-        self.assert_refused(process)
-        self.assert_notified_failure(messages)
+        three = [self.listener(), bad, self.listener()]
+        named = self.start_with(three, ['good', 'wrong', 'alsogood'])
+        unnamed = self.start_with([bad])
+        not_open = self.start_with([self.listener()], fd_count=2)
+        for process, notify in (named, unnamed, not_open):
+            process.wait()
+            notify.drain()
+            self.assert_refused(process)
+            self.assertFalse([message for message in notify.messages if 'READY' in message])
+        self.assert_notified_failure(named[1].messages)
+        self.assert_notified_failure(unnamed[1].messages)
+        self.assertIn('wrong', named[0].err.text())
+        self.assertNotIn('good', named[0].err.text())
 
     def test_none_passed(self):
         process, _messages = self.run_with([])
         self.assert_refused(process, 'systemd', 'socket')
-
-    def test_a_descriptor_that_is_not_open(self):
-        process, messages = self.run_with([self.listener()], fd_count=2)
-        self.assert_refused(process)
-        self.assertFalse([message for message in messages if 'READY' in message])
 
     def test_meant_for_another_process(self):
         """Activation variables that an ancestor left behind: not activated, and so it tells nobody anything."""
@@ -308,8 +308,12 @@ class OwnAccord(Case):
         self.assertEqual(node.read_all(), b'')
 
     def test_idle_timeout(self):
-        """One daemon with nothing to do, one that is asked now and then, one with a node, one with a connection."""
+        """One daemon with nothing to do, one that is asked now and then, one with a node, one with a connection.
+
+        And two that never end so: told not to, and in the foreground.
+        """
         begun = time.monotonic()
+        lasting = self.start('--idle-timeout=0'), self.start_foreground()
         idle = self.start('--idle-timeout=1')
         asked, noded, connected = (self.start('-idle-timeout', '1') for _number in range(3))
         node = self.register(noded, 'lives')
@@ -329,12 +333,8 @@ class OwnAccord(Case):
         for daemon in (noded, connected, asked):
             self.assertEqual(daemon.wait(3), EXIT_OWN_ACCORD)
             self.assertGreater(time.monotonic() - left, 0.7)
-
-    def test_no_idle_timeout(self):
-        """0 is never, and in the foreground it is off unless asked for."""
-        daemons = [self.start('--idle-timeout=0'), self.start_foreground()]
-        self.assertFalse(daemons[0].ends_within(1.2))
-        self.assertFalse(daemons[1].ends_within(0))
+        for daemon in lasting:
+            self.assertFalse(daemon.ends_within(0))
 
     def test_what_comes_while_it_ends_is_served_by_the_next(self):
         sock = self.listener()

@@ -288,11 +288,10 @@ static const Named named_rows[] = {
         {"cut character and NUL", TEXT("a\303\0"), PROTO_MALFORMED, 1},
 };
 
-static void check_named(const Named *row, uint8_t tag, int want) {
+static void check_named(const Named *row, uint8_t tag, size_t name_len, int want) {
         uint8_t bytes[PROTO_REQUEST_MAX];
         WireWriter w = wire_writer(bytes, sizeof bytes);
         _cleanup_free_ uint8_t *body = NULL;
-        size_t name_len = text_len(&row->body) - row->dropped;
         Request request;
 
         memcpy(&request, &untouched, sizeof request);
@@ -313,15 +312,21 @@ static void check_named(const Named *row, uint8_t tag, int want) {
 }
 
 START_TEST(port2) {
-        check_named(&named_rows[_i], TAG_PORT2_REQ, named_rows[_i].port2);
+        const Named *row = &named_rows[_i];
+
+        check_named(row, TAG_PORT2_REQ, text_len(&row->body) - row->dropped, row->port2);
 }
 END_TEST
 
-/* STOP_REQ only looks its name up: any bytes will do. */
+/* STOP_REQ only looks its name up: any bytes will do, up to a NUL. */
 START_TEST(stop) {
         const Named *row = &named_rows[_i];
+        uint8_t bytes[PROTO_REQUEST_MAX];
+        WireWriter w = wire_writer(bytes, sizeof bytes);
 
-        check_named(row, TAG_STOP_REQ, text_len(&row->body) - row->dropped == 0 ? PROTO_MALFORMED : 0);
+        put_text(&w, &row->body);
+        ck_assert(!w.failed);
+        check_named(row, TAG_STOP_REQ, strnlen((const char *) bytes, w.len), w.len == 0 ? PROTO_MALFORMED : 0);
 }
 END_TEST
 
