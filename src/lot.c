@@ -97,6 +97,17 @@ static void take_descriptors(struct msghdr *message, LotMessage *ret) {
         }
 }
 
+/* The kernel has moved on by as much as was copied: the rest of a message that is too long would come next. */
+static void skip_rest(Lot *lot, size_t rest) {
+        int offset = 0;
+        socklen_t len = sizeof offset;
+
+        if (getsockopt(lot->out, SOL_SOCKET, SO_PEEK_OFF, &offset, &len) < 0)
+                return;
+        offset += (int) rest;
+        (void) setsockopt(lot->out, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset);
+}
+
 static int look(Lot *lot, LotMessage *ret, ControlBuffer *control) {
         uint64_t magic = 0;
         struct iovec iov[] = {
@@ -112,7 +123,7 @@ static int look(Lot *lot, LotMessage *ret, ControlBuffer *control) {
         ssize_t n;
 
         do
-                n = recvmsg(lot->out, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+                n = recvmsg(lot->out, &message, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         while (n < 0 && errno == EINTR);
         if (n < 0)
                 return errno == EAGAIN ? LOT_END : -errno;
@@ -121,6 +132,8 @@ static int look(Lot *lot, LotMessage *ret, ControlBuffer *control) {
         ret->n = ret->n_fds = 0;
         if (control)
                 take_descriptors(&message, ret);
+        if ((size_t) n > sizeof magic + sizeof ret->tags)
+                skip_rest(lot, (size_t) n - sizeof magic - sizeof ret->tags);
         if (magic != LOT_MAGIC || (size_t) n < sizeof magic || ((size_t) n - sizeof magic) % sizeof(LotTag) != 0 ||
             (message.msg_flags & MSG_TRUNC)) {
                 for (size_t i = 0; i < ret->n_fds; i++)

@@ -15,13 +15,14 @@ typedef struct RateLimit {
 } RateLimit;
 
 /* Whether one more may pass. now: monotonic, µs; ret_held: how many were held back in the period that has just
- * ended, to be told once; else 0. */
+ * ended, to be told once, which counts as one that passed; else 0. */
 static inline bool ratelimit_pass(RateLimit *limit, uint64_t now, unsigned *ret_held) {
         *ret_held = 0;
         if (limit->begin == 0 || now >= limit->begin + limit->period) {
                 *ret_held = limit->held;
                 limit->begin = now;
-                limit->passed = limit->held = 0;
+                limit->passed = limit->held > 0 && limit->max > 1;
+                limit->held = 0;
         }
         if (limit->passed >= limit->max) {
                 limit->held++;

@@ -42,8 +42,8 @@ struct Store {
         int active;     /* the lot in use */
         size_t live;    /* connections in both lots */
         size_t dead;    /* and what has ended but is not taken out yet */
+        bool unclaimed; /* something is parked that this process did not get */
         size_t in_flight_max;
-        size_t missed; /* parked connections for which this process had no room */
 };
 
 /* ---- The file of the table ---- */
@@ -111,9 +111,16 @@ static void make_room(Store *store) {
                 table_extend(&store->table, store->table_size);
 }
 
+/* Whether the file is one that an earlier process was killed over before it had made a table of it. */
+static bool is_blank(const Store *store, size_t size) {
+        static const uint8_t zeros[sizeof(uint64_t)];
+
+        return size >= TABLE_BLOCK_SIZE && memcmp(store->memory, zeros, sizeof zeros) == 0;
+}
+
 static int map_table(Store *store, StoreReport *report) {
-        bool fresh = store->table_size == 0;
         size_t size = store->table_size / TABLE_BLOCK_SIZE * TABLE_BLOCK_SIZE;
+        bool blank;
         int r;
 
         /* More than there is now, so that nothing moves when it grows. */
@@ -123,13 +130,14 @@ static int map_table(Store *store, StoreReport *report) {
                 store->memory = NULL;
                 return -errno;
         }
+        blank = store->table_size == 0 || is_blank(store, size);
         store->table_size = size_min(size, store->memory_max);
         r = store->table_size == 0 ? TABLE_FOREIGN
                                    : table_open(&store->table, store->memory, store->table_size, &report->damaged);
         if (r < 0)
                 return r;
         if (r == TABLE_FOREIGN) {
-                report->foreign = !fresh;
+                report->foreign = !blank;
                 if (ftruncate(store->table_fd, 0) < 0)
                         return -errno;
                 store->table_size = 0;
@@ -254,13 +262,17 @@ static int empty_lot(Store *store, int from) {
         return r == LOT_END ? move_gathered(store, &move) : r;
 }
 
-/* Makes room in the lot in use. */
+/* Makes room: afterwards all that lives is in one lot, in as few messages as may be. */
 static int tidy(Store *store) {
-        int other = 1 - store->active;
+        int other = 1 - store->active, r;
 
-        /* An earlier move that could not be finished comes first. */
-        if (store->lots[other].messages > 0)
-                return empty_lot(store, other);
+        /* An earlier move that could not be finished comes first. If the lot in use has no room for the rest of it,
+         * the other way is open: what a lot holds takes less of the other, for it is parked there in batches. */
+        if (store->lots[other].messages > 0) {
+                r = empty_lot(store, other);
+                if (r < 0)
+                        return r;
+        }
         store->active = other;
         return empty_lot(store, 1 - other);
 }
@@ -386,7 +398,7 @@ static int claim_lot(Store *store, int index, StoreReport *report) {
                 if (r < 0 || r == LOT_END)
                         break;
                 lot->messages++;
-                store->missed += message.n - size_min(message.n, message.n_fds);
+                store->unclaimed |= r == LOT_FOREIGN || message.n_fds < message.n;
                 for (size_t i = 0; i < message.n_fds; i++)
                         if (i < message.n)
                                 claim(store, index, message.tags[i], message.fds[i], report);
@@ -443,28 +455,6 @@ static void restore_record(Store *store, uint32_t slot, StoreRecordFunction on_r
                 store_drop(store, slot);
 }
 
-/* Empties the lots and parks what lives again. What nobody holds then is closed by the kernel, so that its peer
- * learns that it is not registered any more. */
-static void park_anew(Store *store) {
-        Move move = {.from = 1};
-
-        store->active = 0;
-        for (int i = 0; i < LOTS; i++)
-                lot_drop(&store->lots[i], store->lots[i].messages);
-        store->dead = 0;
-        for (uint32_t slot = 0; slot < store->n_parked; slot++) {
-                Parked *parked = &store->parked[slot];
-
-                if (parked->lot == NO_LOT)
-                        continue;
-                if (move.n == LOT_BATCH_MAX && move_gathered(store, &move) != 0)
-                        return;
-                move.tags[move.n] = (LotTag){.slot = slot, .counter = parked->counter};
-                move.fds[move.n++] = parked->fd;
-        }
-        (void) move_gathered(store, &move);
-}
-
 /* Brings back what an earlier process has left: calls on_record for each record, with its connection where that is
  * still there. Nothing is taken out of the lots, so that being killed meanwhile does no harm.
  * Returns 0, or a negative errno after which some are missing. */
@@ -483,8 +473,11 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
                 return r;
         for (size_t i = 0; i < n; i++)
                 restore_record(store, places[i].slot, on_record, userdata, report);
-        if (store->missed > 0)
-                park_anew(store);
+        /* The rest of an unfinished move comes before whatever is new, which would take its place. And what is of
+         * another version, or found no descriptor free, must not stay parked: its peer would wait for a daemon that
+         * does not know it. */
+        if (store->unclaimed || store->lots[1 - store->active].messages > 0)
+                (void) tidy(store);
         return 0;
 }
 

@@ -111,17 +111,21 @@ static uint32_t count_blocks(size_t size) {
         return n > UINT32_MAX ? UINT32_MAX : (uint32_t) n;
 }
 
-/* Makes an empty table of the memory, which must be at least one block and aligned as malloc() does. */
+static uint32_t blocks_needed(size_t payload) {
+        if (payload <= TABLE_HEAD_DATA)
+                return 1;
+        return 1 + (uint32_t) ((payload - TABLE_HEAD_DATA + TABLE_MORE_DATA - 1) / TABLE_MORE_DATA);
+}
+
+/* Makes an empty table of the memory, which must be at least one block and aligned as malloc() does. Its first eight
+ * bytes are zero until it is one. */
 void table_format(Table *table, void *memory, size_t size) {
         *table = (Table){.blocks = memory, .n_blocks = 1};
         memset(memory, 0, size / TABLE_BLOCK_SIZE * TABLE_BLOCK_SIZE);
-        table->blocks[0].header = (TableHeader){
-                .magic = TABLE_MAGIC,
-                .version = TABLE_VERSION,
-                .block_size = TABLE_BLOCK_SIZE,
-        };
+        table->blocks[0].header = (TableHeader){.version = TABLE_VERSION, .block_size = TABLE_BLOCK_SIZE};
         table_set_counter(table, 0);
         table_extend(table, size);
+        __atomic_store_n(&table->blocks[0].header.magic, TABLE_MAGIC, __ATOMIC_RELEASE);
 }
 
 static bool is_head(uint32_t state) {
@@ -196,18 +200,18 @@ int table_get(const Table *table, uint32_t slot, uint8_t payload[TABLE_PAYLOAD_M
         return 0;
 }
 
-/* Marks the blocks of a sound record as used; false when another record has one of them already. */
-static bool claim(const Table *table, uint32_t slot, size_t n, bool *used) {
-        uint32_t at = slot;
+/* Marks the n blocks of a sound record as used; false, with nothing changed, when another record has one of them
+ * already. */
+static bool claim(const Table *table, uint32_t slot, uint32_t n, bool *used) {
+        uint32_t at = slot, done = 0;
 
-        for (size_t held = TABLE_HEAD_DATA;; held += TABLE_MORE_DATA) {
-                if (used[at])
-                        return false;
+        for (; done < n && !used[at]; done++, at = table->blocks[at].next)
                 used[at] = true;
-                if (held >= n)
-                        return true;
-                at = table->blocks[at].next;
-        }
+        if (done == n)
+                return true;
+        for (at = slot; done > 0; done--, at = table->blocks[at].next)
+                used[at] = false;
+        return false;
 }
 
 /* Makes sense of memory that an earlier process has left.
@@ -231,7 +235,8 @@ int table_open(Table *table, void *memory, size_t size, size_t *ret_damaged) {
         for (uint32_t slot = 1; slot < table->n_blocks; slot++) {
                 int r = table_get(table, slot, payload, &record);
 
-                if (r == 0 && !claim(table, slot, payload_size(&table->blocks[slot].head.fields), used))
+                if (r == 0 &&
+                    !claim(table, slot, blocks_needed(payload_size(&table->blocks[slot].head.fields)), used))
                         r = TABLE_DAMAGED;
                 if (r == TABLE_DAMAGED) {
                         set_state(&table->blocks[slot], STATE_FREE);
@@ -255,12 +260,6 @@ void table_extend(Table *table, size_t size) {
         table->n_blocks = n;
         for (uint32_t at = n - 1; at >= old; at--)
                 free_block(table, at);
-}
-
-static uint32_t blocks_needed(size_t payload) {
-        if (payload <= TABLE_HEAD_DATA)
-                return 1;
-        return 1 + (uint32_t) ((payload - TABLE_HEAD_DATA + TABLE_MORE_DATA - 1) / TABLE_MORE_DATA);
 }
 
 /* Fills the blocks behind a head from the last to the first and returns the first. */

@@ -5,7 +5,6 @@ gives it a runtime directory that outlives it, and listens to what it notifies. 
 has said before it starts the next one.
 """
 
-import collections
 import contextlib
 import fcntl
 import os
@@ -18,11 +17,11 @@ import termios
 import time
 
 from epmdtest import (DEADLINE, EPMD, Case, Conn, Daemon, Notify, alive2, descriptors, names, parse_alive2, parse_names,
-                      parse_port2, port2, port_of, readable, to_bytes)
+                      parse_port2, port2, port_of, readable, server_side, to_bytes)
 
 LOT_ENDS = [f'epmd-lot-{number}-{end}' for number in range(2) for end in ('in', 'out')]
 TABLE_BLOCK = 128
-TCP_FIN_WAIT2 = '05'
+TCP_ESTABLISHED, TCP_FIN_WAIT2, TCP_TIME_WAIT, TCP_LISTEN = '01', '05', '06', '0A'
 
 
 class StoringNotify(Notify):
@@ -141,7 +140,18 @@ class Manager:
         return self
 
     def wait(self, key, value=None):
-        return self.notify.wait(key, value, process=self.daemon)
+        """The next notification that has the key (with that value); an error when the process ends without it."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            ended = self.daemon.ends_within(0)
+            while message := self.notify.next(0):
+                if key in message and value in (None, message[key]):
+                    return message
+            if ended:
+                raise AssertionError(f'{key} was never notified: the daemon ended with status {self.daemon.status}')
+            if time.monotonic() >= deadline:
+                raise AssertionError(f'no {key} was notified within {DEADLINE} s')
+            readable([self.notify, self.daemon.pidfd], deadline - time.monotonic())
 
     def pump(self, seconds):
         """Listens for so long, as a manager does that has nothing else to do."""
@@ -199,6 +209,24 @@ class Manager:
             self.settle(matches, '')
         except AssertionError:
             self.case.assertEqual(found, wanted, 'the registered names')
+
+    def wait_arrived(self, clients):
+        """Waits until the kernel has taken the ends of these clients, by port, to the other side: it does not do so while
+        it is asked to, and who starts in between cannot know."""
+        wanted = {f'{port:04X}' for port in clients}
+        deadline = time.monotonic() + DEADLINE
+        while any(row[3] == TCP_ESTABLISHED and row[2].rsplit(':', 1)[1] in wanted for row in served(self.port)):
+            if time.monotonic() >= deadline:
+                raise AssertionError('connections were closed, and their other sides do not notice')
+            self.pump(0.001)
+
+    def wait_unread(self, conn):
+        """The same for something that a client has said."""
+        deadline = time.monotonic() + DEADLINE
+        while (state := server_side(conn.sock)) and not state.unread:
+            if time.monotonic() >= deadline:
+                raise AssertionError('what was sent did not arrive')
+            self.pump(0.001)
 
     # --- its store
 
@@ -301,21 +329,21 @@ def creations_in_log(text):
             for match in re.finditer(r': +(\S+) at port \d+, creation (\d+), fd', text)}
 
 
+def _tcp_rows():
+    with open('/proc/net/tcp', encoding='ascii') as table:
+        next(table)
+        return [row.split() for row in table]
+
+
 def half_closed(port):
     """Connections to the port whose other end has never answered their FIN."""
-    with open('/proc/net/tcp', encoding='ascii') as table:
-        next(table)
-        rows = [row.split() for row in table]
-    return [row for row in rows if int(row[2].rsplit(':', 1)[1], 16) == port and row[3] == TCP_FIN_WAIT2]
+    return [row for row in _tcp_rows() if int(row[2].rsplit(':', 1)[1], 16) == port and row[3] == TCP_FIN_WAIT2]
 
 
-def served_sockets(port):
-    """How many connections the kernel has on the side of the port, but for those that only wait for stray packets."""
-    with open('/proc/net/tcp', encoding='ascii') as table:
-        next(table)
-        rows = [row.split() for row in table]
-    states = collections.Counter(row[3] for row in rows if int(row[1].rsplit(':', 1)[1], 16) == port)
-    return sum(number for state, number in states.items() if state not in ('06', '0A'))
+def served(port):
+    """The connections on the side of the port, but for those that only wait for stray packets."""
+    return [row for row in _tcp_rows()
+            if int(row[1].rsplit(':', 1)[1], 16) == port and row[3] not in (TCP_TIME_WAIT, TCP_LISTEN)]
 
 
 def memory_of(pid):
