@@ -320,12 +320,9 @@ int store_new(const char *directory, PassedSockets *sockets, size_t records_max,
 void store_abandon(PassedSockets *sockets) {
         for (int i = 0; i < LOTS; i++)
                 for (int end = 0; end < 2; end++) {
-                        int fd = take_named(sockets, end_names[i][end]);
-
-                        if (fd < 0)
-                                continue;
+                        safe_close(take_named(sockets, end_names[i][end]));
+                        /* Even if it is not there: store_new() may have taken it and failed. */
                         systemd_unstore(end_names[i][end]);
-                        safe_close(fd);
                 }
 }
 
@@ -461,12 +458,16 @@ static void restore_record(Store *store, uint32_t slot, StoreRecordFunction on_r
 int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, StoreReport *report) {
         _cleanup_free_ Place *places = NULL;
         size_t n;
-        int r = 0;
+        int failed = 0, r;
 
-        for (int i = 0; i < LOTS && r >= 0; i++)
+        for (int i = 0; i < LOTS; i++) {
                 r = claim_lot(store, i, report);
-        if (r < 0)
-                return r;
+                if (r >= 0)
+                        continue;
+                /* The others are brought back all the same. */
+                store->unclaimed = true;
+                failed = r;
+        }
         store->active = store->lots[1].messages > 0;
         r = list_records(store, &places, &n);
         if (r < 0)
@@ -478,7 +479,7 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
          * does not know it. */
         if (store->unclaimed || store->lots[1 - store->active].messages > 0)
                 (void) tidy(store);
-        return 0;
+        return failed;
 }
 
 /* ---- One connection ---- */

@@ -11,7 +11,6 @@ import resource
 import select
 import signal
 import socket
-import statistics
 import struct
 import threading
 import time
@@ -485,13 +484,26 @@ def first_answers(world):
 
 
 def start_time():
-    """Seconds from the start of the process to READY=1, the median of some."""
-    took = []
-    for _ in range(7):
+    """Seconds from the start of the process to READY=1, and of CPU that it spent
+    until then; the least of some: making the sandbox takes longer than all else,
+    and varies."""
+    took, spent = [], []
+    for _ in range(15):
         run("systemctl restart epmd")
+        spent.append(cpu(main_pid()))
         took.append((int(show(SERVICE, "ActiveEnterTimestampMonotonic"))
                      - int(show(SERVICE, "ExecMainStartTimestampMonotonic"))) / 1e6)
-    return statistics.median(took)
+    return min(took), min(spent)
+
+
+def take_over(world, empty):
+    """Compares with the start of a daemon without nodes."""
+    full = start_time()
+    world.verify("restarts")
+    took, spent = full[0] - empty[0], full[1] - empty[1]
+    # The CPU, because how long it takes depends on what else the machine does.
+    check(spent < 0.1, f"taking over {len(world.nodes)} nodes took {spent * 1000:.0f} ms of CPU, {took * 1000:.0f} ms")
+    return f"taking over {took * 1000:.1f} ms, of CPU {spent * 1000:.1f} ms"
 
 
 def cost(count):
@@ -613,15 +625,13 @@ def scenario(count, large):
     world = World(count)
     all_events(world)
     answers = first_answers(world)
-    took = start_time() - empty
-    world.verify("restarts")
-    check(took < 0.1, f"taking over {count} nodes took {took * 1000:.0f} ms")
+    took = take_over(world, empty)
     kills = kills_at_any_moment(world)
     ended_while_down(world)
     stop_and_start(world)
     idle_exit(world)
     measured = [f"{count} nodes", f"first answer after kill -9 {milliseconds(answers)}",
-                f"taking over {took * 1000:.1f} ms", costs(count), kills]
+                took, costs(count), kills]
     if large:
         measured.append(a_million_cycles())
     no_warnings(everything=False)
