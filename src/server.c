@@ -827,11 +827,12 @@ static bool adopt(Server *server, uint32_t slot, const TableRecord *record, int 
         SocketAddress remote = {};
         socklen_t len = sizeof remote;
         Holder holder = {.fd = fd, .cookie = record->cookie};
+        Peer peer = {.local = true}; /* or it would not be registered */
         Conn *conn;
-        Peer peer;
 
-        if (getpeername(fd, &remote.any, &len) < 0 || peer_from_connection(fd, &remote, &peer) < 0 ||
-            conn_new(fd, &peer, 0, server, &conn) < 0) {
+        if (getpeername(fd, &remote.any, &len) == 0)
+                peer.address = address_from_socket(&remote);
+        if (peer.address.family == AF_UNSPEC || conn_new(fd, &peer, 0, server, &conn) < 0) {
                 (void) shutdown(fd, SHUT_RDWR);
                 return false;
         }
