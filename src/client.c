@@ -2,56 +2,68 @@
 #include "client.h"
 
 #include <poll.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "waiting.h"
 
 enum {
         REPLY_MAX = 64 * 1024 * 1024, /* NAMES of 65,535 of the longest names */
         READ_SIZE = 64 * 1024,
+        PROBES_AT_ONCE = 64,
+        ALIVE2_LONG_REPLY = 6,
+        ALIVE2_SHORT_REPLY = 4,
 };
 
-static uint64_t monotonic_usec(void) {
-        struct timespec now;
-
-        (void) clock_gettime(CLOCK_MONOTONIC, &now);
-        return (uint64_t) now.tv_sec * USEC_PER_SEC + (uint64_t) now.tv_nsec / 1000;
-}
-
-/* Waits for an event until the deadline. Returns 0, CLIENT_TIMEOUT or a negative errno. */
-static int wait_until(int fd, short events, uint64_t deadline) {
-        for (;;) {
-                uint64_t now = monotonic_usec();
-                struct pollfd p = {.fd = fd, .events = events};
-                int r;
-
-                if (now >= deadline)
-                        return CLIENT_TIMEOUT;
-                r = poll(&p, 1, (int) ((deadline - now + USEC_PER_MSEC - 1) / USEC_PER_MSEC));
-                if (r > 0)
-                        return 0;
-                if (r < 0 && errno != EINTR)
-                        return -errno;
-        }
-}
-
-static int connect_until(int fd, const Address *address, uint64_t deadline) {
+/* Returns 0, with the socket that is connected or about to be, or why there is none. */
+static int begin_connect(const Address *address, int *ret_fd) {
         SocketAddress to;
         socklen_t len = address_to_socket(address, &to);
-        int error = 0, r;
-        socklen_t error_len = sizeof error;
+        _cleanup_close_ int fd = socket(address->family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-        if (connect(fd, &to.any, len) == 0)
-                return 0;
-        if (errno != EINPROGRESS && errno != EAGAIN)
-                return CLIENT_NO_SERVER;
-        r = wait_until(fd, POLLOUT, deadline);
-        if (r != 0)
-                return r;
-        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &error_len) < 0)
+        if (fd < 0)
                 return -errno;
-        return error == 0 ? 0 : CLIENT_NO_SERVER;
+        if (connect(fd, &to.any, len) < 0 && errno != EINPROGRESS && errno != EAGAIN)
+                return -errno;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+/* How the connection that was begun came out, once poll(2) has said so. */
+static int end_connect(int fd) {
+        int error = 0;
+        socklen_t len = sizeof error;
+
+        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+                return -errno;
+        return -error;
+}
+
+/* Returns 0 with the connected socket, -ETIMEDOUT, or another negative errno. */
+static int connect_until(const Address *address, uint64_t deadline, int *ret_fd) {
+        _cleanup_close_ int fd = -1;
+        int r;
+
+        r = begin_connect(address, &fd);
+        if (r >= 0)
+                r = waiting_until(fd, POLLOUT, deadline);
+        if (r >= 0)
+                r = end_connect(fd);
+        if (r >= 0)
+                *ret_fd = TAKE_FD(fd);
+        return r;
+}
+
+/* Whether no connection came about because of this side, not of the other. */
+static bool is_own_failure(int r) {
+        return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS;
+}
+
+/* What a failed connection is to the caller. */
+static int connect_outcome(int r) {
+        if (r == -ETIMEDOUT)
+                return CLIENT_TIMEOUT;
+        return r < 0 && !is_own_failure(r) ? CLIENT_NO_SERVER : r;
 }
 
 static int send_until(int fd, const uint8_t *data, size_t n, uint64_t deadline) {
@@ -68,8 +80,8 @@ static int send_until(int fd, const uint8_t *data, size_t n, uint64_t deadline) 
                         continue;
                 if (errno != EAGAIN)
                         return -errno;
-                r = wait_until(fd, POLLOUT, deadline);
-                if (r != 0)
+                r = waiting_until(fd, POLLOUT, deadline);
+                if (r < 0)
                         return r;
         }
         return 0;
@@ -113,10 +125,34 @@ static int receive_until(int fd, ClientReply *reply, uint64_t deadline) {
                         continue;
                 if (errno != EAGAIN)
                         return -errno;
-                r = wait_until(fd, POLLIN, deadline);
-                if (r != 0)
+                r = waiting_until(fd, POLLIN, deadline);
+                if (r < 0)
                         return r;
         }
+}
+
+/* Connects and sends a request. Returns as client_call(); *ret_connected and *ret_error as in its reply. */
+static int call_until(const Address *address, const Request *request, uint64_t deadline, int *ret_fd,
+                      bool *ret_connected, int *ret_error) {
+        uint8_t packet[PROTO_PACKET_MAX];
+        WireWriter w = wire_writer(packet, sizeof packet);
+        _cleanup_close_ int fd = -1;
+        int r;
+
+        proto_put_request(&w, request);
+        if (w.failed)
+                return -EMSGSIZE;
+        r = connect_until(address, deadline, &fd);
+        if (r < 0) {
+                *ret_error = r;
+                return connect_outcome(r);
+        }
+        *ret_connected = true;
+        r = send_until(fd, packet, w.len, deadline);
+        if (r < 0)
+                return r;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
 }
 
 /* Asks the epmd at an address and reads its whole reply.
@@ -125,34 +161,29 @@ static int receive_until(int fd, ClientReply *reply, uint64_t deadline) {
  * holds what had arrived. Returns 0, with an empty reply when the peer closed without one; one of the outcomes
  * above; a negative errno. */
 int client_call(const Address *address, const Request *request, uint64_t timeout, ClientReply *ret) {
-        uint8_t packet[PROTO_PACKET_MAX];
-        WireWriter w = wire_writer(packet, sizeof packet);
-        uint64_t deadline = monotonic_usec() + timeout;
+        uint64_t deadline = waiting_now() + timeout;
         _cleanup_close_ int fd = -1;
         int r;
 
         *ret = (ClientReply){};
-        proto_put_request(&w, request);
-        if (w.failed)
-                return -EMSGSIZE;
-        fd = socket(address->family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        if (fd < 0)
-                return errno == EAFNOSUPPORT ? CLIENT_NO_SERVER : -errno;
-        r = connect_until(fd, address, deadline);
-        if (r != 0)
-                return r;
-        r = send_until(fd, packet, w.len, deadline);
+        r = call_until(address, request, deadline, &fd, &ret->connected, &ret->error);
+        if (r == 0)
+                r = receive_until(fd, ret, deadline);
         if (r == -ECONNRESET || r == -EPIPE)
                 return 0;
-        if (r != 0)
-                return r;
-        return receive_until(fd, ret, deadline);
+        return r == -ETIMEDOUT ? CLIENT_TIMEOUT : r;
+}
+
+/* 127.0.0.1 or ::1. */
+Address client_loopback(sa_family_t family, uint16_t port) {
+        if (family == AF_INET6)
+                return (Address){.family = AF_INET6, .port = port, .ip = {[15] = 1}};
+        return (Address){.family = AF_INET, .port = port, .ip = {127, 0, 0, 1}};
 }
 
 /* Asks the epmd of this host: at ::1 and, when nothing is there, at 127.0.0.1. Returns as client_call(). */
 int client_call_local(uint16_t port, const Request *request, uint64_t timeout, ClientReply *ret) {
-        const Address ipv6 = {.family = AF_INET6, .port = port, .ip = {[15] = 1}};
-        const Address ipv4 = {.family = AF_INET, .port = port, .ip = {127, 0, 0, 1}};
+        const Address ipv6 = client_loopback(AF_INET6, port), ipv4 = client_loopback(AF_INET, port);
         int r;
 
         r = client_call(&ipv6, request, timeout, ret);
@@ -164,4 +195,118 @@ int client_call_local(uint16_t port, const Request *request, uint64_t timeout, C
 void client_reply_done(ClientReply *reply) {
         free(reply->data);
         *reply = (ClientReply){};
+}
+
+/* The reply to a registration ends where its form says; the connection stays open behind it. */
+static int read_alive2_reply(int fd, uint64_t deadline, uint8_t *ret_result, uint32_t *ret_creation) {
+        uint8_t data[ALIVE2_LONG_REPLY];
+        size_t n = 0, wanted = ALIVE2_SHORT_REPLY;
+
+        while (n < wanted) {
+                ssize_t received = recv(fd, data + n, wanted - n, 0);
+                int r;
+
+                if (received == 0 || (received < 0 && errno == ECONNRESET))
+                        return n == 0 ? CLIENT_CLOSED : CLIENT_MALFORMED;
+                if (received > 0) {
+                        n += (size_t) received;
+                        wanted = data[0] == TAG_ALIVE2_X_RESP ? ALIVE2_LONG_REPLY : ALIVE2_SHORT_REPLY;
+                        continue;
+                }
+                if (errno == EINTR)
+                        continue;
+                if (errno != EAGAIN)
+                        return -errno;
+                r = waiting_until(fd, POLLIN, deadline);
+                if (r < 0)
+                        return r == -ETIMEDOUT ? CLIENT_TIMEOUT : r;
+        }
+        return proto_parse_alive2_reply(data, n, ret_result, ret_creation) == 0 ? 0 : CLIENT_MALFORMED;
+}
+
+/* Registers a node at the epmd at an address. The registration lasts as long as the connection.
+ *
+ * timeout: µs for all of it. Returns 0 with the connection, which does not block, in *ret_fd; one of the outcomes
+ * above, with CLIENT_NO_SERVER the reason as a negative errno in *ret_error; a negative errno. */
+int client_register(const Address *address, const NodeInfo *node, uint64_t timeout, int *ret_fd,
+                    uint32_t *ret_creation, int *ret_error) {
+        const Request request = {.tag = TAG_ALIVE2_REQ, .node = *node};
+        uint64_t deadline = waiting_now() + timeout;
+        _cleanup_close_ int fd = -1;
+        bool connected = false;
+        uint32_t creation = 0;
+        uint8_t result = 0;
+        int r;
+
+        r = call_until(address, &request, deadline, &fd, &connected, ret_error);
+        if (r == 0)
+                r = read_alive2_reply(fd, deadline, &result, &creation);
+        if (r == -ECONNRESET || r == -EPIPE)
+                return CLIENT_CLOSED;
+        if (r != 0)
+                return r == -ETIMEDOUT ? CLIENT_TIMEOUT : r;
+        if (result != 0)
+                return CLIENT_REFUSED;
+        *ret_fd = TAKE_FD(fd);
+        *ret_creation = creation;
+        return 0;
+}
+
+/* Begins the connections; those that are made or have failed at once are not polled for. */
+static void begin_probes(ClientProbe *probes, struct pollfd *polls, size_t n) {
+        for (size_t i = 0; i < n; i++) {
+                int fd = -1;
+
+                probes[i].result = begin_connect(&probes[i].address, &fd);
+                polls[i] = (struct pollfd){.fd = fd, .events = POLLOUT};
+                if (fd >= 0)
+                        probes[i].result = -ETIMEDOUT;
+        }
+}
+
+/* Takes the results that poll(2) tells. Returns how many are missing yet. */
+static size_t take_probes(ClientProbe *probes, struct pollfd *polls, size_t n) {
+        size_t left = 0;
+
+        for (size_t i = 0; i < n; i++) {
+                if (polls[i].fd < 0)
+                        continue;
+                if (polls[i].revents == 0) {
+                        left++;
+                        continue;
+                }
+                probes[i].result = end_connect(polls[i].fd);
+                polls[i].fd = safe_close(polls[i].fd);
+        }
+        return left;
+}
+
+static int probe_some(ClientProbe *probes, size_t n, uint64_t timeout) {
+        struct pollfd polls[PROBES_AT_ONCE];
+        uint64_t deadline = waiting_now() + timeout, now;
+        int r = 0;
+
+        begin_probes(probes, polls, n);
+        while (take_probes(probes, polls, n) > 0 && (now = waiting_now()) < deadline) {
+                r = poll(polls, n, (int) ((deadline - now + USEC_PER_MSEC - 1) / USEC_PER_MSEC));
+                if (r < 0 && errno != EINTR) {
+                        r = -errno;
+                        break;
+                }
+        }
+        for (size_t i = 0; i < n; i++)
+                polls[i].fd = safe_close(polls[i].fd);
+        return r < 0 && r != -EINTR ? r : 0;
+}
+
+/* Finds out which ports accept connections, many at a time. timeout: µs for each. Returns 0 with every result set, or
+ * a negative errno. */
+int client_probe(ClientProbe *probes, size_t n, uint64_t timeout) {
+        for (size_t i = 0; i < n; i += PROBES_AT_ONCE) {
+                int r = probe_some(probes + i, size_min(n - i, PROBES_AT_ONCE), timeout);
+
+                if (r < 0)
+                        return r;
+        }
+        return 0;
 }

@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <string.h>
 
+#include "base64.h"
 #include "config.h"
 
 #define INTERFACE "org.erlang.epmd"
@@ -101,36 +102,17 @@ Varlink *varlink_free(Varlink *varlink) {
         return NULL;
 }
 
-static void base64(const uint8_t *data, size_t n, char *out) {
-        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-        for (size_t i = 0; i < n; i += 3, out += 4) {
-                size_t left = n - i;
-                uint32_t v = (uint32_t) data[i] << 16;
-
-                if (left > 1)
-                        v |= (uint32_t) data[i + 1] << 8;
-                if (left > 2)
-                        v |= data[i + 2];
-                out[0] = digits[v >> 18];
-                out[1] = digits[v >> 12 & 63];
-                out[2] = left > 1 ? digits[v >> 6 & 63] : '=';
-                out[3] = left > 2 ? digits[v & 63] : '=';
-        }
-        *out = 0;
-}
-
 static json_t *node_to_json(const Node *node) {
         NodeInfo info = node_info(node);
         Owner owner = node_owner(node);
-        char extra[(PROTO_EXTRA_MAX + 2) / 3 * 4 + 1];
+        char extra[BASE64_SIZE(PROTO_EXTRA_MAX)];
         json_t *json;
 
-        base64(info.extra, info.extra_len, extra);
         json = json_pack("{s:s%, s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:I}", "name", (const char *) info.name,
                          (size_t) info.name_len, "port", info.port, "type", info.type, "protocol", info.protocol,
                          "highestVersion", info.highest_version, "lowestVersion", info.lowest_version, "creation",
-                         (json_int_t) node_creation(node), "extra", extra, "since", (json_int_t) node_since(node));
+                         (json_int_t) node_creation(node), "extra",
+                         base64_encode(info.extra, info.extra_len, extra), "since", (json_int_t) node_since(node));
         if (json && owner.known)
                 (void) json_object_set_new(json, "uid", json_integer(owner.uid));
         /* A unit's name that is not UTF-8 is left out: jansson makes no string of it. */

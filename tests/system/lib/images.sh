@@ -14,7 +14,8 @@ PACKAGES=(
     erlang-base erlang-dev elixir rabbitmq-server ejabberd
     # what this project is built with
     gcc make autoconf automake pkg-config libc6-dev
-    libsystemd-dev libunistring-dev uthash-dev libmnl-dev check
+    libsystemd-dev libunistring-dev uthash-dev libmnl-dev libjansson-dev
+    libsmartcols-dev check
 )
 # Installed, but started only by the scenarios that are about them.
 DISABLED_UNITS=(rabbitmq-server.service ejabberd.service epmd.service epmd.socket)

@@ -23,8 +23,9 @@ SEED = 4
 SERVICE = "epmd.service"
 VARLINK = "/run/epmd/org.erlang.epmd"
 EXTRA_MAX = bytes(range(255)) * 4
-# Names that the daemon remembers after their nodes have gone.
-RELEASED_MAX = 1000
+# Fewer than the names that the daemon remembers after their nodes have gone,
+# 1,000, which are also others than those that are to return.
+REMEMBERED = 500
 KILLS = 50
 
 
@@ -149,7 +150,9 @@ class World:
         self.sample = self.random.sample([node.name for node in self.nodes], min(100, len(self.nodes)))
         self.names = ask(NAMES_REQ)
         self.answers = [ask_port(name) for name in self.sample]
-        self.creations = creations()
+        registered = {node.name for node in self.nodes}
+        self.creations = within(5, "a new list of creations",
+                                lambda: (found := creations()).keys() == registered and found)
         for node in self.nodes:
             if node.version >= 6:
                 equal(f"creation of {node.name[:20]!r}", self.creations[node.name], node.creation)
@@ -160,7 +163,8 @@ class World:
         check(got == self.names, f"NAMES after {event}: {len(got)} bytes, want the same {len(self.names)} as before")
         for name, answer in zip(self.sample, self.answers):
             equal(f"PORT2 of {name[:20]!r} after {event}", ask_port(name), answer)
-        check(creations() == self.creations, f"creations have changed after {event}")
+        # A list that somebody has just asked for may be given once more.
+        within(5, f"creations are as before {event}", lambda: creations() == self.creations)
         equal(f"connections that noticed {event}", len(self.epoll.poll(0, len(self.nodes) or 1)), 0)
 
     def remove(self, nodes):
@@ -294,8 +298,9 @@ class Killer(threading.Thread):
     """Kills the daemon again and again: half of the times while it starts and
     takes over, the others while it serves."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, startup):
         super().__init__(daemon=True)
+        self.startup = startup
         self.random = random.Random(seed)
         self.kills = 0
 
@@ -307,7 +312,8 @@ class Killer(threading.Thread):
             if not pids:
                 continue
             # a random moment, not a wait for anything
-            wait(self.random.uniform(0, 0.01) if self.kills % 2 else self.random.uniform(0.02, 0.15))
+            early, late = (0, self.startup), (self.startup, 2 * self.startup + 0.1)
+            wait(self.random.uniform(*early if self.kills % 2 else late))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pids[0], signal.SIGKILL)
                 last = pids[0]
@@ -338,7 +344,8 @@ class Traffic:
             return
         self.registered += 1
         if node.version >= 6:
-            check(node.creation not in self.given, f"creation of {name}: that of {self.given.get(node.creation)} again")
+            check(node.creation not in self.given,
+                  f"creation of {name}: that of {self.given.get(node.creation)} again")
             self.given[node.creation] = name
         self.live[name] = node
 
@@ -356,8 +363,9 @@ def started():
     return sum(line.startswith("Started epmd.service") for line in journal(f"_PID=1 UNIT={SERVICE}"))
 
 
-def kills_at_any_moment(world):
-    before, killer, traffic = started(), Killer(SEED), Traffic()
+def kills_at_any_moment(world, startup):
+    """startup: seconds from the start of a process to its readiness."""
+    before, killer, traffic = started(), Killer(SEED, startup), Traffic()
     killer.start()
     while killer.is_alive():
         traffic.step()
@@ -365,7 +373,7 @@ def kills_at_any_moment(world):
     want = sorted([node.name for node in world.nodes] + list(traffic.live))
     same_names(f"{KILLS} kills", want)
     within(20, "the service is active", lambda: state(SERVICE) == "active")
-    known = creations()
+    known = within(5, "a new list of creations", lambda: sorted(found := creations()) == want and found)
     for node in traffic.live.values():
         check(node.is_untouched(), f"{node.name} was told something")
         if node.version >= 6:
@@ -404,7 +412,7 @@ def stop_and_start(world):
         equal("nodes after stop and start", sorted(listed()), sorted(node.name for node in world.nodes))
         equal("connections that noticed", len(world.epoll.poll(0, len(world.nodes) or 1)), 0)
     else:
-        ended = world.nodes[-RELEASED_MAX:]
+        ended = world.nodes[-REMEMBERED:]
         world.all_end()
         run("systemctl start epmd.service")
         equal("nodes after stop and start", listed(), [])
@@ -417,9 +425,9 @@ def stop_and_start(world):
 
 def idle_exit(world):
     """The creations survive the end of an idle daemon as well."""
-    ended = world.nodes[-RELEASED_MAX:]
+    ended = world.nodes[-REMEMBERED:]
     # the last ones to end are those that are remembered
-    for node in world.nodes[:-RELEASED_MAX]:
+    for node in world.nodes[:-REMEMBERED]:
         node.close()
     settle(len(ended))
     world.nodes = ended
@@ -503,7 +511,7 @@ def take_over(world, empty):
     took, spent = full[0] - empty[0], full[1] - empty[1]
     # The CPU, because how long it takes depends on what else the machine does.
     check(spent < 0.1, f"taking over {len(world.nodes)} nodes took {spent * 1000:.0f} ms of CPU, {took * 1000:.0f} ms")
-    return f"taking over {took * 1000:.1f} ms, of CPU {spent * 1000:.1f} ms"
+    return full[0], f"taking over {took * 1000:.1f} ms, of CPU {spent * 1000:.1f} ms"
 
 
 def cost(count):
@@ -548,8 +556,8 @@ class Usage:
             self.rss = int(re.search(r"VmRSS:\s+(\d+) kB", status.read()).group(1))
         self.descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         with open("/proc/net/sockstat", encoding="utf-8") as stat:
-            found = re.search(r"TCP: inuse (\d+) orphan (\d+) tw \d+ alloc (\d+)", stat.read())
-        self.inuse, _, self.tcp = map(int, found.groups())
+            # of this network namespace; "alloc" would be of the whole machine
+            self.inuse = int(re.search(r"TCP: inuse (\d+)", stat.read()).group(1))
         # The queues of parked connections, of the pairs made in its network namespace.
         listing = run(f"nsenter --net=/proc/{pid}/ns/net ss --no-header --unix --all")
         queues = [line.split()[2:4] for line in listing.splitlines() if line.startswith("u_seq")]
@@ -558,7 +566,7 @@ class Usage:
 
     def __str__(self):
         return (f"RSS {self.rss} kB, {self.descriptors} descriptors, {self.queued} bytes of tags and "
-                f"{self.memory} of memory in flight, TCP {self.inuse} in use of {self.tcp}")
+                f"{self.memory} of memory in flight, {self.inuse} TCP sockets")
 
 
 def cycles(number, count, client):
@@ -569,8 +577,8 @@ def cycles(number, count, client):
     status = 1
     try:
         for i in range(count):
-            node = Node(f"c{client}-{i % 300}", 1 + i % 60000, 5 + i % 2, b"", f"127.{number}.{client}.{1 + i // 10000}")
-            node.close()
+            source = f"127.{number}.{client}.{1 + i // 10000}"
+            Node(f"c{client}-{i % 300}", 1 + i % 60000, 5 + i % 2, b"", source).close()
         status = 0
     finally:
         os._exit(status)
@@ -597,7 +605,7 @@ def a_million_cycles(count=1_000_000):
     check(after.descriptors <= before.descriptors, f"descriptors have grown: {before}; {after}")
     # Dead connections may wait there, no more than there are live ones and a few hundred.
     check(after.queued <= 8 * 2000 and after.memory < 4 << 20, f"in flight: {before}; {after}")
-    check(after.tcp <= before.tcp + 1500, f"sockets have grown: {before}; {after}")
+    check(after.inuse <= before.inuse, f"sockets have grown: {before}; {after}")
     world.close()
     return f"{count} registrations and ends in {took:.0f} s: {before}; then {after}"
 
@@ -609,7 +617,8 @@ def no_warnings(everything):
     warnings = [line for line in journal("_PID=1 --priority=warning") if "epmd" in line]
     if not everything:
         warnings = [line for line in warnings
-                    if re.search(r"\.(service|socket|conf):\d+:|nknown|gnoring|result '(?!signal|core-dump|watchdog)", line)]
+                    if re.search(r"\.(service|socket|conf):\d+:|nknown|gnoring|"
+                                 r"result '(?!signal|core-dump|watchdog)", line)]
     equal("systemd's warnings about the units", warnings, [])
     equal("the daemon's warnings", journal(f"_SYSTEMD_UNIT={SERVICE} --priority=warning"), [])
 
@@ -625,8 +634,8 @@ def scenario(count, large):
     world = World(count)
     all_events(world)
     answers = first_answers(world)
-    took = take_over(world, empty)
-    kills = kills_at_any_moment(world)
+    startup, took = take_over(world, empty)
+    kills = kills_at_any_moment(world, startup)
     ended_while_down(world)
     stop_and_start(world)
     idle_exit(world)
