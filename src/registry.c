@@ -281,6 +281,12 @@ int registry_restore(Registry *registry, uint32_t slot, const TableRecord *recor
         return 0;
 }
 
+/* The node has the reply to its registration; a successor need not see to that. */
+void registry_tell(Registry *registry, const Node *node) {
+        if (registry->table)
+                table_tell(registry->table, node->slot);
+}
+
 /* Releases a registered name and remembers it, at the cost of the one released longest ago. The node is not the
  * caller's any more. */
 void registry_remove(Registry *registry, Node *node) {

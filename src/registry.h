@@ -41,6 +41,7 @@ DEFINE_CLEANUP(Registry *, registry_free)
 
 int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder, uint64_t now, Node **ret);
 int registry_restore(Registry *registry, uint32_t slot, const TableRecord *record, const Holder *holder, Node **ret);
+void registry_tell(Registry *registry, const Node *node);
 void registry_remove(Registry *registry, Node *node);
 
 Node *registry_find(const Registry *registry, const uint8_t *name, size_t n);

@@ -376,6 +376,8 @@ static void keep_registered(Server *server, Conn *conn, const Response *response
         /* A fresh connection has room for eight bytes; if not, its peer could not read them in one piece. */
         if (r != 0)
                 end_conn(server, conn, r < 0 ? ERR_TEXT(r) : "does not take the reply");
+        else
+                registry_tell(server->registry, conn->node);
 }
 
 /* ---- Requests ---- */
@@ -810,17 +812,20 @@ Server *server_free(Server *server) {
 
 /* The process that registered the node may have been killed when the record was safe and the reply had not left: its
  * peer still waits for it. Returns whether the peer knows now. */
-static bool tell_registered(Conn *conn) {
+static bool tell_registered(Server *server, Conn *conn) {
         Response response;
 
-        if (!conn_is_untold(conn))
-                return true;
-        service_put_registered(conn->node, &response);
-        return conn_send(conn, response.data, response.len, NULL) == 0;
+        if (conn_is_untold(conn)) {
+                service_put_registered(conn->node, &response);
+                if (conn_send(conn, response.data, response.len, NULL) != 0)
+                        return false;
+        }
+        registry_tell(server->registry, conn->node);
+        return true;
 }
 
 /* Makes the connection of a node that an earlier process has registered; the descriptor is the server's from here
- * on. A peer that is gone by now is unregistered before anyone can ask for it.
+ * on.
  * Returns whether the record has been dealt with; ret_registered: by registering it. */
 static bool adopt(Server *server, uint32_t slot, const TableRecord *record, int fd, bool *ret_registered) {
         _cleanup_close_ int owned = fd;
@@ -845,9 +850,10 @@ static bool adopt(Server *server, uint32_t slot, const TableRecord *record, int 
                 end_conn(server, conn, "could not be restored");
                 return true;
         }
-        *ret_registered = !conn_is_gone(conn) && wait_for(server, conn, EPOLLIN) >= 0 && tell_registered(conn);
+        *ret_registered =
+                wait_for(server, conn, EPOLLIN) >= 0 && (record->told || tell_registered(server, conn));
         if (!*ret_registered)
-                end_conn(server, conn, "it ended while epmd was not running");
+                end_conn(server, conn, "could not be told");
         return true;
 }
 
@@ -860,11 +866,23 @@ static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, 
         return registered;
 }
 
+/* Unregisters, before anyone can ask for them, the nodes that ended while no process was there: what happened to their
+ * connections is waiting in the loop, which has no listening socket yet. */
+static void end_those_gone(Server *server, StoreReport *report) {
+        size_t all = registry_count(server->registry);
+
+        while (sd_event_get_state(server->event) == SD_EVENT_INITIAL && sd_event_run(server->event, 0) > 0)
+                ;
+        report->restored = registry_count(server->registry);
+        report->released += all - report->restored;
+}
+
 /* Takes over what an earlier process has left in the store, and tells the log. report: as store_new() filled it.
  * Returns 0, or a negative errno after which some nodes are missing. */
 int server_restore(Server *server, StoreReport *report) {
         int r = store_restore(server->store, on_record, server, report);
 
+        end_those_gone(server, report);
         server->stats.restores = report->restored;
         events_restored(server->events, report);
         return r;
@@ -902,7 +920,9 @@ int server_run(Server *server, ServerEnd *ret) {
                 if (r < 0)
                         return r;
         }
-        r = sd_event_loop(server->event);
+        /* A signal may have come during the take-over. */
+        r = sd_event_get_state(server->event) == SD_EVENT_INITIAL ? sd_event_loop(server->event)
+                                                                  : SERVER_END_SIGNAL;
         if (r < 0)
                 return r;
         systemd_notify("STOPPING=1\nSTATUS=Ending");

@@ -354,18 +354,15 @@ static void hang_up(Store *store, int fd) {
 }
 
 static void claim(Store *store, int lot, LotTag tag, int fd, StoreReport *report) {
-        uint8_t payload[TABLE_PAYLOAD_MAX];
-        TableRecord record;
-        uint64_t cookie = 0;
+        uint64_t cookie = 0, recorded;
         socklen_t len = sizeof cookie;
         Parked *parked;
 
-        if (tag.slot >= store->n_parked || table_get(&store->table, tag.slot, payload, &record) != 0 ||
-            !record.live || record.counter != tag.counter) {
+        if (tag.slot >= store->n_parked || !table_is_live(&store->table, tag.slot, tag.counter, &recorded)) {
                 hang_up(store, fd);
                 return;
         }
-        if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) < 0 || cookie != record.cookie) {
+        if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) < 0 || cookie != recorded) {
                 report->mismatched++;
                 hang_up(store, fd);
                 return;
@@ -418,17 +415,16 @@ static int compare_places(const void *a, const void *b) {
 }
 
 static int list_records(const Store *store, Place **ret, size_t *ret_n) {
-        uint8_t payload[TABLE_PAYLOAD_MAX];
-        TableRecord record;
         Place *places;
+        uint64_t serial;
         size_t n = 0;
 
         places = calloc(store->table.n_blocks, sizeof *places);
         if (!places)
                 return -ENOMEM;
         for (uint32_t slot = 1; slot < store->table.n_blocks; slot++)
-                if (table_get(&store->table, slot, payload, &record) == 0)
-                        places[n++] = (Place){.serial = record.serial, .slot = slot};
+                if (table_serial(&store->table, slot, &serial))
+                        places[n++] = (Place){.serial = serial, .slot = slot};
         qsort(places, n, sizeof *places, compare_places);
         *ret = places;
         *ret_n = n;

@@ -17,6 +17,7 @@ enum { TABLE_VERSION = 1 };
 enum {
         STATE_FREE = 0,
         STATE_LIVE = 0x4c697665,
+        STATE_TOLD = 0x546f6c64, /* live, and its node knows */
         STATE_RELEASED = 0x52656c64,
         STATE_MORE = 0x6d6f7265,
 };
@@ -128,8 +129,12 @@ void table_format(Table *table, void *memory, size_t size) {
         __atomic_store_n(&table->blocks[0].header.magic, TABLE_MAGIC, __ATOMIC_RELEASE);
 }
 
+static bool is_live(uint32_t state) {
+        return state == STATE_LIVE || state == STATE_TOLD;
+}
+
 static bool is_head(uint32_t state) {
-        return state == STATE_LIVE || state == STATE_RELEASED;
+        return is_live(state) || state == STATE_RELEASED;
 }
 
 /* Copies the payload of the record at a slot together. Returns false when its chain does not hold it. */
@@ -195,7 +200,8 @@ int table_get(const Table *table, uint32_t slot, uint8_t payload[TABLE_PAYLOAD_M
                 .serial = fields.serial,
                 .since = fields.since,
                 .counter = fields.counter,
-                .live = state == STATE_LIVE,
+                .live = is_live(state),
+                .told = state == STATE_TOLD,
         };
         return 0;
 }
@@ -323,6 +329,32 @@ int table_put(Table *table, const TableRecord *record, uint32_t *ret_slot) {
         set_state(block, record->live ? STATE_LIVE : STATE_RELEASED);
         *ret_slot = slot;
         return 0;
+}
+
+/* Whether that live record is there, and the cookie of its connection, as far as a look at its head tells; table_get()
+ * has the last word. For taking many over. */
+bool table_is_live(const Table *table, uint32_t slot, uint32_t counter, uint64_t *ret_cookie) {
+        const TableBlock *block = &table->blocks[slot];
+
+        if (slot == TABLE_NO_SLOT || slot >= table->n_blocks || !is_live(block->state) ||
+            block->head.fields.counter != counter)
+                return false;
+        *ret_cookie = block->head.fields.cookie;
+        return true;
+}
+
+/* The place of a record in the order of registration; false when none begins at the slot. */
+bool table_serial(const Table *table, uint32_t slot, uint64_t *ret) {
+        if (slot == TABLE_NO_SLOT || slot >= table->n_blocks || !is_head(table->blocks[slot].state))
+                return false;
+        *ret = table->blocks[slot].head.fields.serial;
+        return true;
+}
+
+/* The node of a live record has its reply. */
+void table_tell(Table *table, uint32_t slot) {
+        if (slot != TABLE_NO_SLOT)
+                set_state(&table->blocks[slot], STATE_TOLD);
 }
 
 /* The name of a live record is free from now on, and remembered. */

@@ -41,6 +41,7 @@ typedef struct TableRecord {
         uint64_t since;   /* when it was registered, realtime µs */
         uint32_t counter; /* what the creation was derived from; names the record together with its slot */
         bool live;        /* registered; else its name was released and is remembered */
+        bool told;        /* the node knows that it is registered */
 } TableRecord;
 
 /* Outcomes. */
@@ -57,6 +58,9 @@ void table_extend(Table *table, size_t size);
 
 int table_put(Table *table, const TableRecord *record, uint32_t *ret_slot);
 int table_get(const Table *table, uint32_t slot, uint8_t payload[TABLE_PAYLOAD_MAX], TableRecord *ret);
+bool table_is_live(const Table *table, uint32_t slot, uint32_t counter, uint64_t *ret_cookie);
+bool table_serial(const Table *table, uint32_t slot, uint64_t *ret);
+void table_tell(Table *table, uint32_t slot);
 void table_release(Table *table, uint32_t slot);
 void table_erase(Table *table, uint32_t slot);
 
