@@ -86,8 +86,7 @@ static bool is_of_connection(int error) {
         }
 }
 
-static void pause_and_retry(Acceptor *acceptor, int error) {
-        acceptor->on_error(acceptor->userdata, -error);
+static void pause_and_retry(Acceptor *acceptor) {
         acceptor_pause(acceptor);
         (void) sd_event_source_set_time_relative(acceptor->retry, RETRY_USEC);
         (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_ONESHOT);
@@ -108,8 +107,8 @@ static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *
                         acceptor->on_accept(acceptor->userdata, connection, &remote, name);
                 else if (errno == EAGAIN)
                         break;
-                else if (!is_of_connection(errno)) {
-                        pause_and_retry(acceptor, errno);
+                else if (!is_of_connection(errno) && !acceptor->on_error(acceptor->userdata, -errno)) {
+                        pause_and_retry(acceptor);
                         break;
                 }
         }

@@ -16,8 +16,9 @@ typedef struct Acceptor Acceptor;
 /* A new connection, non-blocking and close-on-exec; the descriptor is the function's. name: of the listening socket. */
 typedef void (*AcceptFunction)(void *userdata, int fd, const SocketAddress *remote, const char *name);
 
-/* accept4() failed for want of something; -EMFILE and the like. Called before the acceptor pauses. */
-typedef void (*AcceptErrorFunction)(void *userdata, int error);
+/* accept4() failed for want of something; -EMFILE and the like. Returns whether there is some of it now: else the
+ * acceptor pauses. */
+typedef bool (*AcceptErrorFunction)(void *userdata, int error);
 
 int acceptor_new(sd_event *event, AcceptFunction on_accept, AcceptErrorFunction on_error, void *userdata,
                  Acceptor **ret);

@@ -8,7 +8,7 @@
 #include "waiting.h"
 
 enum {
-        REPLY_MAX = 64 * 1024 * 1024, /* NAMES of 65,535 of the longest names */
+        REPLY_MAX = 128 * 1024 * 1024, /* DUMP of 65,535 of the longest names, and room */
         READ_SIZE = 64 * 1024,
         PROBES_AT_ONCE = 64,
         ALIVE2_LONG_REPLY = 6,

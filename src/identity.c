@@ -19,6 +19,7 @@
 enum {
         UNITS_MAX = 256,   /* control groups whose units are remembered */
         DEPTH_MAX = 32,    /* of the tree of control groups */
+        GROUPS_MAX = 4096, /* looked at in one walk: users may make any number of them */
         BUFFER_SIZE = 4096,
         WALKS_MAX = 10, /* through the tree, in a second */
 };
@@ -131,8 +132,9 @@ static const Unit *known_unit(const Identity *identity, uint64_t cgroup) {
 }
 
 /* Looks for the directory with that inode below a directory, whose descriptor it closes. path: of that directory,
- * below the root, with room for more. Returns whether it is found; path is then its. */
-static bool walk(int dir_fd, uint64_t cgroup, char *path, size_t size, unsigned depth) {
+ * below the root, with room for more; budget: of directories to look at. Returns whether it is found; path is then
+ * its. */
+static bool walk(int dir_fd, uint64_t cgroup, char *path, size_t size, unsigned depth, unsigned *budget) {
         size_t len = strlen(path);
         bool found = false;
         DIR *dir = fdopendir(dir_fd);
@@ -142,18 +144,19 @@ static bool walk(int dir_fd, uint64_t cgroup, char *path, size_t size, unsigned 
                 safe_close(dir_fd);
                 return false;
         }
-        while (!found && depth < DEPTH_MAX && (entry = readdir(dir))) {
+        while (!found && depth < DEPTH_MAX && *budget > 0 && (entry = readdir(dir))) {
                 int sub;
 
                 if (entry->d_type != DT_DIR || entry->d_name[0] == '.' || len + strlen(entry->d_name) + 2 > size)
                         continue;
+                --*budget;
                 path[len] = '/';
                 strcpy(path + len + 1, entry->d_name);
                 if (entry->d_ino == cgroup)
                         found = true;
                 else {
                         sub = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-                        found = sub >= 0 && walk(sub, cgroup, path, size, depth + 1);
+                        found = sub >= 0 && walk(sub, cgroup, path, size, depth + 1, budget);
                 }
                 if (!found)
                         path[len] = 0;
@@ -167,14 +170,14 @@ static bool walk(int dir_fd, uint64_t cgroup, char *path, size_t size, unsigned 
 static const Unit *unit_of(Identity *identity, uint64_t cgroup, uint64_t now) {
         const Unit *known = known_unit(identity, cgroup);
         char path[BUFFER_SIZE] = "";
-        unsigned held;
+        unsigned held, budget = GROUPS_MAX;
         Unit *unit;
         int root;
 
         if (known || !identity->unified || !ratelimit_pass(&identity->walks, now, &held))
                 return known;
         root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (root < 0 || !walk(root, cgroup, path, sizeof path, 0))
+        if (root < 0 || !walk(root, cgroup, path, sizeof path, 0, &budget))
                 return NULL;
         unit = remember(identity, cgroup);
         (void) find_unit(path, unit);

@@ -60,11 +60,15 @@ static bool is_listing(const ClientReply *reply) {
         return !reader.failed && port > 0 && port <= UINT16_MAX;
 }
 
-/* The lines as they came, but for what would speak to the terminal: no epmd registers such a name, so it was none.
- * DUMP has a NUL behind every line. */
+/* The lines as they came, but for control characters of ASCII and of Latin-1, which would speak to the terminal. DUMP
+ * has a NUL behind every line. */
 static void print_lines(const uint8_t *data, size_t n) {
         for (size_t i = 0; i < n; i++)
-                if ((data[i] < 0x20 && data[i] != '\n' && data[i] != 0) || data[i] == 0x7f)
+                if (i + 1 < n && data[i] == 0xc2 && data[i + 1] >= 0x80 && data[i + 1] < 0xa0) {
+                        /* U+009B is ESC [ to a terminal. */
+                        (void) printf("\\x%02x\\x%02x", data[i], data[i + 1]);
+                        i++;
+                } else if ((data[i] < 0x20 && data[i] != '\n' && data[i] != 0) || data[i] == 0x7f)
                         (void) printf("\\x%02x", data[i]);
                 else
                         (void) putchar(data[i]);

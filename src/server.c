@@ -583,13 +583,6 @@ static void say_limit(Server *server, const char *what) {
                 server->limit_said = true;
 }
 
-static void on_accept_error(void *userdata, int error) {
-        char what[128];
-
-        (void) snprintf(what, sizeof what, "No new connections until others end: %s", ERR_TEXT(error));
-        say_limit(userdata, what);
-}
-
 /* A listening socket whose name is the word has its own rule. */
 static const Allow *rule_of(const Server *server, const char *name) {
         if (strcmp(name, "local") == 0)
@@ -620,6 +613,23 @@ static bool make_room(Server *server, const Peer *peer) {
                 return true;
         say_limit(server, "Connections that wait are closed to make room for new ones");
         victim = longest_waiting(server, !peer->local);
+        if (victim)
+                end_conn(server, victim, "made room for another");
+        return victim != NULL;
+}
+
+/* Without a descriptor for the next connection, the one that has waited longest gives way, as in make_room(): others
+ * than connections, clients of Varlink say, may have taken those that were left. */
+static bool on_accept_error(void *userdata, int error) {
+        Server *server = userdata;
+        Conn *victim = error == -EMFILE ? longest_waiting(server, false) : NULL;
+        char what[128];
+
+        (void) snprintf(what, sizeof what, "%s: %s",
+                        victim ? "Connections that wait are closed to make room for new ones"
+                               : "No new connections until others end",
+                        ERR_TEXT(error));
+        say_limit(server, what);
         if (victim)
                 end_conn(server, victim, "made room for another");
         return victim != NULL;

@@ -253,7 +253,8 @@ static int dispatch(Varlink *varlink, const VarlinkFacts *facts, const char *met
 
 /* Handles one call.
  *
- * message, n: JSON without the NUL behind it; *ret, *ret_n: the reply with it, to be freed.
+ * message, n: JSON without the NUL behind it; *ret, *ret_n: the reply with it, to be freed; untouched unless 0 is
+ * returned.
  * Returns 0; VARLINK_NO_REPLY; VARLINK_MALFORMED; -ENOMEM. */
 int varlink_handle(Varlink *varlink, const VarlinkFacts *facts, const char *message, size_t n, char **ret,
                    size_t *ret_n) {
@@ -263,11 +264,10 @@ int varlink_handle(Varlink *varlink, const VarlinkFacts *facts, const char *mess
         int r = VARLINK_MALFORMED;
 
         if (method && (!parameters || json_is_object(parameters) || json_is_null(parameters)))
-                r = dispatch(varlink, facts, method, parameters, ret, ret_n);
-        if (r == 0 && json_is_true(json_object_get(call, "oneway"))) {
-                free(*ret);
-                r = VARLINK_NO_REPLY;
-        }
+                /* No method does anything but answer, so without an answer nothing is to be done. */
+                r = json_is_true(json_object_get(call, "oneway"))
+                            ? VARLINK_NO_REPLY
+                            : dispatch(varlink, facts, method, parameters, ret, ret_n);
         json_decref(call);
         return r;
 }
