@@ -74,7 +74,7 @@ static bool may_log(Events *events, RateLimit *limit, uint64_t now) {
                 return true;
         pass = ratelimit_pass(limit, now, &held);
         if (held > 0)
-                log_event(events->log, LOG_NOTICE, &fields, "%u messages like the next one were held back", held);
+                log_event(events->log, LOG_NOTICE, &fields, "%u messages were held back", held);
         return pass;
 }
 
@@ -234,8 +234,9 @@ void events_not_kept(Events *events, uint64_t now, const char *reason) {
 
 /* ---- Peers and limits ---- */
 
-/* allow: the setting as it is, to be extended; NULL: the socket has a rule of its own. */
-void events_turned_away(Events *events, uint64_t now, const Address *peer, const char *allow) {
+/* allow: the setting as it is, to be extended; NULL: the socket has a rule of its own. option: it was given by an
+ * option, which wins over the file. */
+void events_turned_away(Events *events, uint64_t now, const Address *peer, const char *allow, bool option) {
         const LogFields fields = {.message_id = ID_TURNED_AWAY, .peer = peer};
         char text[ADDRESS_TEXT_MAX], ip[ADDRESS_TEXT_MAX];
 
@@ -243,9 +244,13 @@ void events_turned_away(Events *events, uint64_t now, const Address *peer, const
                 return;
         address_format(peer, text);
         address_format_ip(peer, ip);
-        if (allow)
+        if (allow && option)
                 log_event(events->log, LOG_NOTICE, &fields,
-                          "Did not answer %s; to admit it set EPMD_ALLOW=%s,%s in " SETTINGS_FILE " and restart epmd",
+                          "Did not answer %s; to admit it start epmd with --allow=\"%s,%s\"", text, allow, ip);
+        else if (allow)
+                log_event(events->log, LOG_NOTICE, &fields,
+                          "Did not answer %s; to admit it set EPMD_ALLOW=\"%s,%s\" in " SETTINGS_FILE " and restart "
+                          "epmd",
                           text, allow, ip);
         else
                 log_event(events->log, LOG_NOTICE, &fields,

@@ -36,7 +36,7 @@ void events_refused(Events *events, uint64_t now, const Response *response, cons
 void events_not_kept(Events *events, uint64_t now, const char *reason);
 
 /* Peers and limits. */
-void events_turned_away(Events *events, uint64_t now, const Address *peer, const char *allow);
+void events_turned_away(Events *events, uint64_t now, const Address *peer, const char *allow, bool option);
 bool events_limit(Events *events, uint64_t now, const char *what, size_t connections, size_t nodes);
 void events_limit_left(Events *events, size_t connections);
 

@@ -485,6 +485,7 @@ static int daemon_init(Daemon *daemon) {
         ServerConfig config = {
                 .allow = &options->allow,
                 .allow_text = options->allow_text,
+                .allow_option = options->allow_option,
                 .packet_timeout = options->packet_timeout,
                 .idle_timeout = options->idle_timeout,
                 .delay_accept = options->delay_accept,

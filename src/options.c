@@ -320,6 +320,7 @@ static int apply_option(int option, const char *word, const char *value, Options
         case OPT_ADDRESS:
                 return parse_addresses(word, value, options, error);
         case OPT_ALLOW:
+                options->allow_option = true;
                 return parse_allow(word, value, options, error);
         case OPT_RESERVE:
                 options->reserve = value;

@@ -43,6 +43,7 @@ typedef struct Options {
         unsigned delay_write;    /* s */
         Allow allow;             /* owned; who is answered */
         const char *allow_text;  /* as it was given; points into argv or the environment */
+        bool allow_option;       /* by an option, which the environment cannot change */
         const char *reserve;     /* reservations, not parsed: users are looked up later; the same */
         size_t user_nodes_max;   /* of one user, but root; 0: half of what there is room for */
 } Options;

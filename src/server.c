@@ -178,7 +178,10 @@ static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *inf
 static TallyKey share_key(const Conn *conn) {
         const Address *address = &conn->peer.address;
 
-        return tally_key(address->ip, address->family == AF_INET6 ? 8 : sizeof address->ip);
+        uint8_t key[1 + sizeof address->ip] = {address->family};
+
+        memcpy(key + 1, address->ip, address->family == AF_INET6 ? 8 : sizeof address->ip);
+        return tally_key(key, sizeof key);
 }
 
 static Deadlines *queue_of(Server *server, const Conn *conn) {
@@ -656,7 +659,8 @@ static void on_accept(void *userdata, int fd, const SocketAddress *remote, const
         if (!allow_admits(allow, &peer.address, peer.local)) {
                 server->stats.refused_peers++;
                 events_turned_away(server->events, now, &peer.address,
-                                   allow == server->config.allow ? server->config.allow_text : NULL);
+                                   allow == server->config.allow ? server->config.allow_text : NULL,
+                                   server->config.allow_option);
                 return;
         }
         if (!make_room(server, &peer) || conn_new(fd, &peer, now + server->config.packet_timeout, server, &conn) < 0)

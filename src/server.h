@@ -19,6 +19,7 @@ typedef struct ServerConfig {
         size_t connections_max;  /* open at once, registered ones included */
         const Allow *allow;      /* who is answered; must outlive the server */
         const char *allow_text;  /* the same, for messages */
+        bool allow_option;       /* given by an option, not by the environment */
         uint8_t seed[SIPHASH_KEY_SIZE];
         uint64_t packet_timeout; /* µs from accept until the reply is sent */
         uint64_t idle_timeout;   /* µs without node or connection until the daemon ends; 0: never */

@@ -627,7 +627,8 @@ class Notify:
                 return message
             if time.monotonic() >= deadline:
                 raise AssertionError(f'no {key} was notified within {timeout} s')
-            if message is None:
+            # Looking after the process has taken in what has come meanwhile.
+            if message is None and self.taken == len(self.messages):
                 readable([self.sock] + ([process.pidfd] if process else []), deadline - time.monotonic())
 
     def close(self):
@@ -916,6 +917,8 @@ def _run_in_private_network(case, method, writer):
             verdict = 'skipped', f'no network namespace can be made here: {error}'
         else:
             case._cleanups = []
+            # Else a subTest would tell its failure to a result that ends with this process.
+            case._outcome = None
             verdict = _verdict_of(case, method)
     finally:
         os.write(writer, pickle.dumps(verdict))

@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 """Who is answered, whose name it is, how much one may have, who may end what, and what the log says of it."""
 
-import collections
 import contextlib
 import datetime
 import fcntl
@@ -31,6 +30,8 @@ UNSHARE = '/usr/bin/unshare'
 SETPRIV = '/usr/bin/setpriv'
 
 LINES_IN_A_SECOND = 10
+# Over how many seconds that is counted.
+PERIOD = 10
 
 
 # --- users -----------------------------------------------------------------------------------------------------------
@@ -824,25 +825,26 @@ class LogLimits(ReachCase):
 
     @private_network
     def test_lines(self):
-        """Second by second, as the log's dates tell them."""
+        """What the log gets in a period, and what it is told at the end of it."""
         daemon = self.reach(limits=((resource.RLIMIT_NOFILE, 100, 100),))
         daemon.drain()
         at_start = len(daemon.err.text().splitlines())
         begun = time.monotonic()
-        while time.monotonic() - begun < 3.5:
+        while time.monotonic() - begun < 1:
             self.everything(daemon)
         daemon.drain()
         lines = daemon.err.text().splitlines()[at_start:]
-        dates = collections.Counter(re.match(r'epmd: (.{24}): ', line)[1] for line in lines)
-        # What was logged within a second may have two dates, and a date what two seconds allow.
-        self.assertLessEqual(max(dates.values()), 2 * LINES_IN_A_SECOND, dates)
-        self.assertLessEqual(len(lines), (len(dates) + 1) * LINES_IN_A_SECOND, dates)
+        # And one or two that there is no room for more connections.
+        self.assertLessEqual(len(lines), PERIOD * LINES_IN_A_SECOND + 2)
         for word in ('Did not answer', 'Registered node', 'Unregistered node', 'Refused to register'):
             self.assertTrue([line for line in lines if word in line], word)
-        held = [int(re.search(r'(\d+) messages were held back', line)[1]) for line in lines if 'held back' in line]
-        self.assertGreater(len(held), 1)
-        self.assertGreater(min(held), 0)
-        self.assertGreater(sum(held), 10 * len(lines))
+        held = None
+        while held is None and time.monotonic() - begun < 2 * PERIOD:
+            self.register(daemon, 'late').close()
+            with contextlib.suppress(AssertionError):
+                held = daemon.wait_stderr(r'(\d+) messages were held back', timeout=0.25)
+        self.assertIsNotNone(held)
+        self.assertGreater(int(held[1]), 10)
 
     @private_network
     def test_debug_leaves_nothing_out(self):
