@@ -23,6 +23,7 @@
 enum {
         EXIT_OWN_ACCORD = 77, /* idle or KILL_REQ under systemd: the units restart on any other status */
         CLIENT_TIMEOUT_SECONDS = 5,
+        UNEXPECTED_MAX = 100, /* bytes shown of a reply that is none */
         OWN_DESCRIPTORS = 32,       /* for listening sockets, timers, the log */
         TRANSIENT_DESCRIPTORS = 32, /* for connections of those who only ask */
 };
@@ -92,8 +93,9 @@ static bool reply_begins(const ClientReply *reply, const char *text) {
 }
 
 static int print_unexpected(const ClientReply *reply) {
-        (void) printf("epmd: local epmd responded with <%.*s>\n", (int) size_min(reply->n, 100),
-                      reply->n > 0 ? (const char *) reply->data : "");
+        (void) printf("epmd: local epmd responded with <");
+        print_lines(reply->data, size_min(reply->n, UNEXPECTED_MAX));
+        (void) printf(">\n");
         return EXIT_FAILURE;
 }
 
