@@ -171,6 +171,11 @@ static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *inf
         return sd_event_source_set_enabled(server->reload_timer, SD_EVENT_ONESHOT);
 }
 
+static void say_limit(Server *server, const char *what) {
+        if (events_limit(server->events, now_usec(server), what, server->n_conns, registry_count(server->registry)))
+                server->limit_said = true;
+}
+
 /* ---- Connections that wait ---- */
 
 /* By what the share of a remote peer is counted: its IPv4 address, or the network of its IPv6 address, of which each
@@ -277,7 +282,7 @@ static int wait_for(Server *server, Conn *conn, uint32_t events) {
                 status_changed(server);
         }
         if (r < 0) {
-                (void) log_failure(server->log, r, "Failed to wait for a connection, closing it");
+                say_limit(server, "A connection could not be waited for and was closed");
                 return r;
         }
         if (conn->state == CONN_REGISTERED)
@@ -484,7 +489,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
 
         events_packet(server->events, &conn->peer.address, "request of", body, n);
         if (ask_service(server, conn, &holder, body, n, &response) < 0) {
-                log_message(server->log, LOG_ERR, "No memory for a reply, closing its connection");
+                say_limit(server, "There was no memory for a reply");
                 end_conn(server, conn, "out of memory");
                 return;
         }
@@ -580,11 +585,6 @@ static int on_conn(sd_event_source *source, int fd, uint32_t revents, void *user
 }
 
 /* ---- New connections ---- */
-
-static void say_limit(Server *server, const char *what) {
-        if (events_limit(server->events, now_usec(server), what, server->n_conns, registry_count(server->registry)))
-                server->limit_said = true;
-}
 
 /* A listening socket whose name is the word has its own rule. */
 static const Allow *rule_of(const Server *server, const char *name) {
