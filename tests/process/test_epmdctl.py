@@ -148,7 +148,8 @@ class CtlCase(Case):
     def ctl(self, *args, status=OK, env=None):
         """Runs it to its end: (stdout, stderr)."""
         process = self.start_ctl(*args, env=env)
-        process.wait()
+        # Some of its answers take a look at every process of the machine.
+        process.wait(4 * DEADLINE)
         out, err = process.out.text(), process.err.text()
         self.assertEqual(process.status, status, f'{" ".join(process.argv)}\n{out}{err}')
         return out, err

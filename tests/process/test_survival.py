@@ -12,8 +12,8 @@ import struct
 import time
 
 import tap
-from epmdtest import EPMD, alive2, frame, names, parse_alive2, parse_names, port2, port_of, readable
-from manager import (TABLE_BLOCK, ManagerCase, creations_in_log, half_closed, memory_of, served)
+from epmdtest import EPMD, alive2, frame, names, parse_alive2, parse_names, port2, readable
+from manager import TABLE_BLOCK, Ended, ManagerCase, creations_in_log, half_closed, memory_of, served
 
 LARGEST_NAME = '\U0001f600' * 255  # 1,020 bytes
 LARGEST_EXTRA = bytes(range(255)) * 4
@@ -120,7 +120,7 @@ class AnyMoment(ManagerCase):
         self.live = {}        # registered and not closed, by name
         self.unanswered = []  # sent
         self.given = {}       # every creation ever given, and to whom
-        self.left = []        # the client's port of each that has closed since the last start
+        self.left = []        # closed since the last start
         self.serial = 0
 
     def diagnostics(self):
@@ -132,14 +132,15 @@ class AnyMoment(ManagerCase):
         name = f'a{self.random.randrange(60)}'.encode()
         if name in self.live or any(conn.name == name for conn in self.unanswered):
             return
-        fields = {'port': self.serial, 'high': self.random.choice((6, 6, 5)), 'extra': bytes(self.random.choice((0, 0, 700)))}
+        fields = {'port': self.serial, 'high': self.random.choice((6, 6, 5)),
+                  'extra': bytes(self.random.choice((0, 0, 700)))}
         self.unanswered.append(self.begin(manager, name, **fields))
 
     def leaves(self):
         names_ = [name for name in self.live if name.startswith(b'a')]
         if names_:
             conn = self.live.pop(self.random.choice(names_))
-            self.left.append(port_of(conn.sock))
+            self.left.append(Ended(conn))
             if self.random.random() < 0.2:
                 conn.reset()
             conn.close()
@@ -187,8 +188,8 @@ class AnyMoment(ManagerCase):
         self.take_answers(wait=True)
         self.assertEqual(dict(manager.names()), {name: conn.fields['port'] for name, conn in self.live.items()})
         for name in self.random.sample(sorted(self.live), 5):
-            found = manager.lookup(name)
-            self.assertEqual((found.port, found.extra), (self.live[name].fields['port'], self.live[name].fields.get('extra', b'')))
+            found, fields = manager.lookup(name), self.live[name].fields
+            self.assertEqual((found.port, found.extra), (fields['port'], fields.get('extra', b'')))
         self.assert_unnoticed(self.live.values())
 
     def test_kills(self):
@@ -220,7 +221,8 @@ class AnyMoment(ManagerCase):
         self.node(manager, 'last')
         manager.daemon.wait_stderr(r'  n0 at port')
         kept = creations_in_log(manager.log())
-        self.assertEqual({name: kept.get(name) for name in self.live}, {name: conn.creation for name, conn in self.live.items()})
+        self.assertEqual({name: kept.get(name) for name in self.live},
+                         {name: conn.creation for name, conn in self.live.items()})
 
 
 class InBetween(ManagerCase):
@@ -242,9 +244,10 @@ class InBetween(ManagerCase):
     def test_ended_while_down(self):
         """Closed, closed for writing, reset, or said something: gone in the first answer, and told so properly."""
         manager = self.manage()
-        closed, half, reset, loud, stays = (self.node(manager, name) for name in ('closed', 'half', 'reset', 'loud', 'stays'))
+        closed, half, reset, loud, stays = (self.node(manager, name)
+                                            for name in ('closed', 'half', 'reset', 'loud', 'stays'))
         manager.kill()
-        ended = [port_of(conn.sock) for conn in (closed, half, reset)]
+        ended = [Ended(conn) for conn in (closed, half, reset)]
         closed.close()
         half.half_close()
         reset.reset()
@@ -324,7 +327,7 @@ class InBetween(ManagerCase):
         old = self.node(manager, 'again', port=1)
         for port in range(2, 8):
             manager.kill()
-            ended = [port_of(old.sock)]
+            ended = [Ended(old)]
             old.close()
             manager.wait_arrived(ended)
             new = self.begin(manager, 'again', port=port)
@@ -364,7 +367,7 @@ class Creations(ManagerCase):
     def end_by(self, how):
         def kill(manager, nodes):
             manager.kill()
-            ended = [port_of(conn.sock) for conn in nodes.values()]
+            ended = [Ended(conn) for conn in nodes.values()]
             for conn in nodes.values():
                 conn.close()
             manager.wait_arrived(ended)
@@ -938,7 +941,6 @@ class Bounded(ManagerCase):
         return {
             'VmRSS': memory_of(manager.daemon.pid),
             'descriptors': len(os.listdir(f'/proc/{manager.daemon.pid}/fd')),
-            'sockets': len(served(manager.port)),
             'table': os.stat(manager.table).st_size,
         }
 
@@ -950,7 +952,7 @@ class Bounded(ManagerCase):
         self.cycles(manager, self.CYCLES // 10, self.CYCLES)
         late = self.footprint(manager)
         self.assertLessEqual(late['VmRSS'], early['VmRSS'] + 256, 'KiB')
-        for what in 'descriptors', 'sockets', 'table':
+        for what in 'descriptors', 'table':
             self.assertEqual(late[what], early[what], what)
         # As many dead as live and some slack, and one burst that was under way.
         self.assertLessEqual(manager.in_flight(), 2 * (self.STAY + self.BATCH) + 512)

@@ -67,7 +67,7 @@ static bool same_record(const TableRecord *a, const TableRecord *b) {
                a->info.protocol == b->info.protocol && a->cookie == b->cookie && a->serial == b->serial &&
                a->owner.known == b->owner.known && a->owner.uid == b->owner.uid &&
                a->owner.unit_len == b->owner.unit_len &&
-               memcmp(a->owner.unit, b->owner.unit, a->owner.unit_len) == 0 &&
+               (a->owner.unit_len == 0 || memcmp(a->owner.unit, b->owner.unit, a->owner.unit_len) == 0) &&
                a->since == b->since && a->counter == b->counter && a->live == b->live;
 }
 
