@@ -58,6 +58,8 @@ struct Server {
         uint64_t status_time;          /* of the last STATUS= */
         sd_event_source *idle_timer;
         uint64_t active_time;    /* when something was last done for a peer */
+        sd_event_source *end_timer;    /* armed: the daemon has been told to end */
+        uint64_t start_time;
         sd_event_source *reload_timer; /* armed: a new program is to take over when the requests under way are done */
         uint64_t reload_deadline;
 
@@ -431,6 +433,34 @@ static void end_nodes(Server *server, const char *why) {
                 end_conn(server, holder_of(node), why);
 }
 
+/* What has registered since came after the request, and stays. */
+static int on_end_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        Server *server = userdata;
+
+        (void) source;
+        (void) usec;
+        return registry_count(server->registry) > 0 ? 0 : sd_event_exit(server->event, SERVER_END_KILLED);
+}
+
+/* KILL_REQ. Where every connection starts the daemon anew, starts and ends of it are what anybody of this host could
+ * fill the journal with, so they are made to take their time. */
+static void end_by_request(Server *server, const Conn *conn) {
+        uint64_t end = server->start_time + server->config.least_life;
+        int enabled = SD_EVENT_OFF;
+
+        end_nodes(server, "epmd was told to end");
+        (void) sd_event_source_get_enabled(server->end_timer, &enabled);
+        if (enabled != SD_EVENT_OFF)
+                return;
+        events_killed(server->events, &conn->peer.address);
+        if (now_usec(server) >= end) {
+                (void) sd_event_exit(server->event, SERVER_END_KILLED);
+                return;
+        }
+        (void) sd_event_source_set_time(server->end_timer, end);
+        (void) sd_event_source_set_enabled(server->end_timer, SD_EVENT_ONESHOT);
+}
+
 static void delay(unsigned seconds) {
         struct timespec left = {.tv_sec = seconds};
 
@@ -512,9 +542,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
                 end_conn(server, holder_of(response.node), "stopped by request");
                 break;
         case VERDICT_EXIT:
-                events_killed(server->events, &conn->peer.address);
-                end_nodes(server, "epmd was told to end");
-                (void) sd_event_exit(server->event, SERVER_END_KILLED);
+                end_by_request(server, conn);
                 break;
         case VERDICT_CLOSE:
                 break;
@@ -745,6 +773,8 @@ static int add_sources(Server *server) {
         if (r >= 0)
                 r = add_timer(server, on_idle_timer, &server->idle_timer);
         if (r >= 0)
+                r = add_timer(server, on_end_timer, &server->end_timer);
+        if (r >= 0)
                 r = add_timer(server, on_reload_timer, &server->reload_timer);
         /* New connections wait meanwhile. */
         if (r >= 0)
@@ -816,6 +846,7 @@ Server *server_free(Server *server) {
         allow_done(&server->anyone);
         sd_event_source_disable_unref(server->status_timer);
         sd_event_source_disable_unref(server->idle_timer);
+        sd_event_source_disable_unref(server->end_timer);
         sd_event_source_disable_unref(server->reload_timer);
         sd_event_unref(server->event);
         free(server);
@@ -920,6 +951,7 @@ int server_run(Server *server, ServerEnd *ret) {
         int r;
 
         server->started = now_realtime(server);
+        server->start_time = now_usec(server);
         events_started(server->events, acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
         systemd_notify("READY=1");
         notify_status(server);

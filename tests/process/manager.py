@@ -21,7 +21,7 @@ from epmdtest import (DEADLINE, EPMD, Case, Conn, Daemon, Notify, alive2, descri
 
 LOT_ENDS = [f'epmd-lot-{number}-{end}' for number in range(2) for end in ('in', 'out')]
 TABLE_BLOCK = 128
-TCP_ESTABLISHED, TCP_FIN_WAIT2, TCP_TIME_WAIT, TCP_LISTEN = '01', '05', '06', '0A'
+TCP_FIN_WAIT2, TCP_TIME_WAIT, TCP_LISTEN = '05', '06', '0A'
 
 
 class StoringNotify(Notify):
@@ -67,6 +67,20 @@ class StoringNotify(Notify):
     def close(self):
         super().close()
         self.empty()
+
+
+class Ended:
+    """What server_side() must know of a connection whose socket is about to be closed."""
+
+    def __init__(self, conn):
+        self.family = conn.sock.family
+        self.here, self.there = conn.sock.getsockname(), conn.sock.getpeername()
+
+    def getsockname(self):
+        return self.here
+
+    def getpeername(self):
+        return self.there
 
 
 class Manager:
@@ -210,12 +224,10 @@ class Manager:
         except AssertionError:
             self.case.assertEqual(found, wanted, 'the registered names')
 
-    def wait_arrived(self, clients):
-        """Waits until the kernel has taken the ends of these clients, by port, to the other side: it does not do so while
-        it is asked to, and who starts in between cannot know."""
-        wanted = {f'{port:04X}' for port in clients}
+    def wait_arrived(self, ended):
+        """Waits until what these clients, Ended, have done has arrived at the other side: who starts before cannot know."""
         deadline = time.monotonic() + DEADLINE
-        while any(row[3] == TCP_ESTABLISHED and row[2].rsplit(':', 1)[1] in wanted for row in served(self.port)):
+        while any(server_side(client) for client in ended):
             if time.monotonic() >= deadline:
                 raise AssertionError('connections were closed, and their other sides do not notice')
             self.pump(0.001)

@@ -2,13 +2,15 @@
 """Clients that mean harm, while 1,000 nodes are registered and somebody looks up 500 a second.
 
 Each storm lasts 2 seconds, or 10 with --full, which is `make check-storm`. No registration may be lost or refused, memory
-and descriptors stay bounded, and every look-up is answered. How long look-ups take is printed, as p99 (99th percentile) in
-calm and in storm; it decides only with --full, on a machine that has nothing else to do.
+and descriptors stay bounded, and every look-up is answered. How long look-ups take is printed, as p99 (99th percentile), in
+storm, in calm before it, and with --full at the same time from a daemon that has no storm; it decides only with --full.
 """
 
 import contextlib
 import os
 import re
+import resource
+import signal
 import sys
 import time
 
@@ -33,7 +35,6 @@ COUNTS = ('opened', 'done', 'ended', 'registered', 'refused', 'bad', 'errors')
 RESERVE_DESCRIPTORS = 200
 # All that a storm may add to what the daemon has in memory, in KiB.
 GROWTH = 40 * 1024
-LINES_IN_A_SECOND = 10
 EVIL = 61001
 # The storms come from elsewhere: they must not keep the machine from the daemon, nor must what else runs on it.
 NICE, VERY_IMPORTANT = 19, -19
@@ -56,7 +57,7 @@ class Storms(Case):
 
     def setUp(self):
         super().setUp()
-        raise_descriptor_limit(self, 4 * NODES)
+        raise_descriptor_limit(self, 8 * NODES)
 
     def assert_many(self, count, many):
         """It was a storm. How much one is depends on the machine: in `make check` it only must have been something."""
@@ -85,17 +86,20 @@ class Storms(Case):
         return memory, descriptors
 
     def lookups(self, daemon, seconds):
-        """500 a second, whatever happens; all of them must find their node."""
-        process = self.blow(daemon, 'lookup', LOOKUPS, LOOKUPS, seconds, nice=VERY_IMPORTANT)
-        peaks = self.watch(daemon, process)
-        found = self.outcome(process)
+        """500 a second, whatever happens."""
+        return self.blow(daemon, 'lookup', LOOKUPS, LOOKUPS, seconds, nice=VERY_IMPORTANT)
+
+    def p99(self, lookups, seconds):
+        """All of them must have found their node."""
+        found = self.outcome(lookups)
         self.assertEqual((found['bad'], found['errors']), (0, 0), f'look-ups that failed: {found}')
         self.assert_many(found['done'], 0.9 * LOOKUPS * seconds)
-        return found, peaks
+        return max(1, found['p99'])
 
-    def calm(self, args):
+    def calm(self, args=()):
         """A daemon with its nodes."""
-        daemon = self.start(*args)
+        limit = descriptor_limit()
+        daemon = self.start(*args, limits=((resource.RLIMIT_NOFILE, limit, limit),))
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, daemon.pid, VERY_IMPORTANT)
         self.nodes = []
@@ -107,30 +111,39 @@ class Storms(Case):
 
     def weather(self, name, *storms, uid=0, args=()):
         """Storms (of kind, places, rate) beside the look-ups; gives what became of the storms."""
+        # What the machine does at that time is seen by a daemon that has no storm.
+        twin = self.calm() if FULL else None
         for left in reversed(range(ATTEMPTS)):
             daemon = self.calm(args)
-            ratio, outcomes = self.one_storm(name, daemon, storms, uid)
+            ratio, outcomes = self.one_storm(name, daemon, twin, storms, uid)
             self.assert_nothing_lost(daemon)
-            self._end_daemon(daemon)
             if ratio <= WORSE or not left:
                 break
+            daemon.signal(signal.SIGTERM)
+            daemon.wait()
         if FULL:
             self.assertLessEqual(ratio, WORSE, 'the 99th percentile of look-ups in storm, of that in calm')
         return outcomes
 
-    def one_storm(self, name, daemon, storms, uid):
-        before, _peaks = self.lookups(daemon, CALM_SECONDS)
+    def one_storm(self, name, daemon, twin, storms, uid):
+        """Look-ups in calm, and in storm; gives how much worse they were then."""
+        before = self.p99(self.lookups(daemon, CALM_SECONDS), CALM_SECONDS)
         memory, lines, begun = memory_of(daemon.pid), self.lines_of(daemon), time.monotonic()
         processes = [self.blow(daemon, *storm, uid=uid) for storm in storms]
-        during, (most, descriptors) = self.lookups(daemon, STORM_SECONDS)
+        beside = self.lookups(twin, STORM_SECONDS) if twin else None
+        lookups = self.lookups(daemon, STORM_SECONDS)
+        most, descriptors = self.watch(daemon, lookups)
+        during = self.p99(lookups, STORM_SECONDS)
+        beside = self.p99(beside, STORM_SECONDS) if beside else before
         outcomes = [self.outcome(process) for process in processes]
-        ratio = during['p99'] / max(1, before['p99'])
         counts = '; '.join(f'{key} {sum(found[key] for found in outcomes)}' for key in COUNTS)
-        print(f'# {name}: look-ups p99 {before["p99"]} µs in calm, {during["p99"]} µs in storm, {ratio:.1f} times; '
+        ratio = during / max(before, beside)
+        twins = f', {beside} µs beside it' if twin else ''
+        print(f'# {name}: look-ups p99 {during} µs in storm, {before} µs before{twins}, {ratio:.1f} times; '
               f'{most - memory} KiB more memory; {descriptors} descriptors; storm: {counts}', flush=True)
         self.assertLess(most - memory, GROWTH, 'KiB that it has grown by')
-        # One second more, as the first and the last are counted whole.
-        self.assertLessEqual(self.lines_of(daemon) - lines, LINES_IN_A_SECOND * (time.monotonic() - begun + 1), 'lines')
+        # Ten a second, counted in periods of ten seconds, of which the storm can have the end of one more.
+        self.assertLessEqual(self.lines_of(daemon) - lines, 10 * (time.monotonic() - begun + 10), 'lines')
         return ratio, outcomes
 
     def lines_of(self, daemon):
@@ -215,8 +228,8 @@ class Storms(Case):
 
 
 def descriptor_limit():
-    """The descriptors that the daemon may have."""
-    return os.sysconf('SC_OPEN_MAX')
+    """The descriptors that the daemon may have: as many as a storm of this length can take from it."""
+    return min(20000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 if __name__ == '__main__':
