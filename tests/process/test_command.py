@@ -8,13 +8,14 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 
 sys.dont_write_bytecode = True
 import tap
 from epmdtest import (  # noqa: E402
-    Case, Conn, DEADLINE, PR_SET_PDEATHSIG, alive2, dump, has_ipv6, kill, listener, listening_inodes, names, need_ipv6,
-    parse_names, pids_listening, port_of, prctl, readable)
+    Case, Conn, DEADLINE, EPMD, PR_SET_PDEATHSIG, alive2, dump, has_ipv6, kill, listener, listening_inodes, names,
+    need_ipv6, parse_names, pids_listening, port_of, prctl, readable)
 
 NO_SERVER = 'epmd: Cannot connect to local epmd\n'
 NO_RESPONSE = 'epmd: no response from local epmd\n'
@@ -602,6 +603,25 @@ class Background(CommandCase):
         notify = self.new_notify()
         self.start_daemon(env={'NOTIFY_SOCKET': notify.path, 'WATCHDOG_USEC': '100000'})
         self.assertIsNone(notify.next(0.3))
+
+    def test_syslog_where_there_is_no_journal(self):
+        """In a mount namespace where /dev/log is the test's and /run is empty."""
+        if self.run_command('-rm', 'true', program='/usr/bin/unshare').status != 0:
+            self.skipTest('no mount namespace can be made here')
+        directory = tempfile.mkdtemp(dir=self.directory)
+        log = self.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        log.bind(f'{directory}/log')
+        log.settimeout(DEADLINE)
+        open(f'{directory}/null', 'w', encoding='ascii').close()
+        port = self.reserve()
+        script = ('mount --bind /dev/null "$1/null" && mount --bind "$1" /dev && mount -t tmpfs none /run && shift && '
+                  'exec "$@"')
+        parent = self.run_command('-rm', 'sh', '-c', script, 'sh', directory, EPMD, '-daemon', '-port', port,
+                                  program='/usr/bin/unshare')
+        for pid in pids_listening(port):
+            self.addCleanup(self.end_daemon, pid)
+        self.assertEqual((parent.status, parent.err.text()), (0, ''))
+        self.assertRegex(log.recv(4096).decode(), r'^<30>.* epmd\[\d+\]: Serving 2 sockets')
 
     def test_failure_is_the_status_of_the_parent(self):
         process = self.run_command('-daemon', '-port', self.reserve(), '-address', '192.0.2.77')
