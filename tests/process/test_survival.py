@@ -951,7 +951,9 @@ class Bounded(ManagerCase):
         early = self.footprint(manager)
         self.cycles(manager, self.CYCLES // 10, self.CYCLES)
         late = self.footprint(manager)
-        self.assertLessEqual(late['VmRSS'], early['VmRSS'] + 256, 'KiB')
+        # A sanitizer keeps what is freed for a while.
+        slack = 256 * 1024 if b'__asan_init' in open(EPMD, 'rb').read() else 256
+        self.assertLessEqual(late['VmRSS'], early['VmRSS'] + slack, 'KiB')
         for what in 'descriptors', 'table':
             self.assertEqual(late[what], early[what], what)
         # As many dead as live and some slack, and one burst that was under way.
