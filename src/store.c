@@ -241,6 +241,7 @@ static int empty_lot(Store *store, int from) {
         Lot *lot = &store->lots[from];
         Move move = {.from = from};
         LotMessage message;
+        size_t live;
         int r;
 
         r = lot_rewind(lot);
@@ -252,7 +253,10 @@ static int empty_lot(Store *store, int from) {
                         message.n = 0;
                 else if (r != 0)
                         break;
-                if (move.messages >= LOOK_AHEAD || move.n + count_parked(store, &message, from) > LOT_BATCH_MAX) {
+                live = count_parked(store, &message, from);
+                /* What holds nobody goes at once, and first: there may be too much in flight to park anything. */
+                if (move.messages >= LOOK_AHEAD || move.n + live > LOT_BATCH_MAX ||
+                    (move.n == 0 && move.messages > 0 && live > 0)) {
                         r = move_gathered(store, &move);
                         if (r != 0)
                                 return r;
@@ -369,9 +373,12 @@ static void claim(Store *store, int lot, LotTag tag, int fd, StoreReport *report
         }
         parked = &store->parked[tag.slot];
         if (parked->lot != NO_LOT) {
-                /* In both lots: the process was killed while it moved this one. */
+                /* In both lots: the process was killed while it moved this one, from the beginning of one to the end
+                 * of the other. It counts as moved, so that what is at the beginning can go. */
                 safe_close(fd);
                 store->dead++;
+                if (store->lots[lot].messages == 1)
+                        return;
         } else {
                 *parked = (Parked){.counter = tag.counter, .fd = fd};
                 store->live++;
