@@ -156,7 +156,7 @@ class Descriptors(Case):
     LIMIT = ((resource.RLIMIT_NOFILE, 64, 64),)
 
     def test_the_oldest_that_waits_makes_room(self):
-        daemon = self.start(limits=self.LIMIT)
+        daemon = self.start('--max-nodes-per-user=1000000', limits=self.LIMIT)
         nodes = [self.register(daemon, f'node{number}') for number in range(10)]
         idle = [self.connect(daemon).send(b'\0') for _number in range(150)]
         self.assertEqual(len(daemon.names()), 10)
@@ -174,7 +174,7 @@ class Descriptors(Case):
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (limit, limit))
 
     def test_exhausted_by_those_who_wait(self):
-        daemon = self.start(limits=self.LIMIT)
+        daemon = self.start('--max-nodes-per-user=1000000', limits=self.LIMIT)
         nodes = [self.register(daemon, f'node{number}') for number in range(10)]
         self.leave_descriptors(daemon, 3)
         idle = [self.connect(daemon).send(b'\0') for _number in range(15)]
@@ -184,7 +184,7 @@ class Descriptors(Case):
             self.assertFalse(node.has_ended())
 
     def test_exhausted_by_nodes(self):
-        daemon = self.start(limits=self.LIMIT)
+        daemon = self.start('--max-nodes-per-user=1000000', limits=self.LIMIT)
         nodes = [self.register(daemon, f'node{number}') for number in range(10)]
         self.leave_descriptors(daemon, 0)
         begun, cpu = time.monotonic(), daemon.cpu_seconds()
@@ -198,7 +198,7 @@ class Descriptors(Case):
             self.assertFalse(node.has_ended())
 
     def test_a_slot_that_becomes_free_is_used_at_once(self):
-        daemon = self.start(limits=self.LIMIT)
+        daemon = self.start('--max-nodes-per-user=1000000', limits=self.LIMIT)
         node = self.register(daemon, 'stays')
         for _turn in range(5):
             idle = [self.connect(daemon).send(b'\0') for _number in range(100)]
@@ -210,7 +210,7 @@ class Descriptors(Case):
 
     def test_too_many_nodes(self):
         """Nodes alone cannot take every descriptor: look-ups are still answered, and the nodes that are in stay in."""
-        daemon = self.start(limits=self.LIMIT)
+        daemon = self.start('--max-nodes-per-user=1000000', limits=self.LIMIT)
         accepted, refused = [], 0
         for number in range(100):
             conn = self.connect(daemon, timeout=2).send(alive2(f'node{number}'))
@@ -229,7 +229,7 @@ class Descriptors(Case):
 
     def test_the_soft_limit_is_raised(self):
         raise_descriptor_limit(self, 300)
-        daemon = self.start(limits=((resource.RLIMIT_NOFILE, 100, 300),))
+        daemon = self.start('--max-nodes-per-user=1000000', limits=((resource.RLIMIT_NOFILE, 100, 300),))
         for number in range(150):
             self.register(daemon, f'node{number}')
         with open(f'/proc/{daemon.pid}/limits', encoding='ascii') as limits:
