@@ -6,8 +6,15 @@
 
 /* Whether the bytes can be a node's name: not empty, within the limits, well-formed UTF-8. */
 static bool name_is_text(const uint8_t *name, size_t n) {
-        return n > 0 && n <= PROTO_NAME_BYTES_MAX && !u8_check(name, n) &&
-               u8_mbsnlen(name, n) <= PROTO_NAME_CHARS_MAX;
+        size_t ascii = 0, left;
+
+        /* Most names are nothing else, and every look-up comes here. */
+        while (ascii < n && name[ascii] < 0x80)
+                ascii++;
+        left = n - ascii;
+        if (n == 0 || n > PROTO_NAME_BYTES_MAX || (left > 0 && u8_check(name + ascii, left)))
+                return false;
+        return ascii + (left > 0 ? u8_mbsnlen(name + ascii, left) : 0) <= PROTO_NAME_CHARS_MAX;
 }
 
 /* A control character in a registered name could forge lines of NAMES and of the log. */

@@ -4,18 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "index.h"
 #include "tally.h"
 
-/* Running out of memory while a table grows leaves the element out and says so by hh.tbl being NULL. */
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
-
 struct Node {
-        UT_hash_handle hh;
+        Node *older;      /* in the order in which they were registered or, of released ones, released */
+        Node *newer;
         void *holder;     /* the connection that registered it; NULL once released */
         uint64_t since;   /* realtime, µs */
         uint32_t counter; /* what its creation is derived from */
         uint32_t slot;    /* in the table, or TABLE_NO_SLOT */
+        uint32_t hash;    /* of the name */
         int fd;           /* of that connection; for DUMP_REQ only */
         uint16_t port;
         uint16_t highest_version;
@@ -30,10 +29,17 @@ struct Node {
         uint8_t bytes[]; /* the name, then Extra, then the owner's unit */
 };
 
+/* Nodes by their names, and in their order. */
+typedef struct Names {
+        Index index;
+        Node *oldest;
+        Node *newest;
+} Names;
+
 struct Registry {
         Table *table;   /* not ours; NULL: nothing outlives the process */
-        Node *live;     /* uthash keeps the order of insertion: the tail is the newest */
-        Node *released; /* the head was released first */
+        Names live;
+        Names released;
         Tally *users;   /* live nodes of each user */
         size_t n_known; /* live nodes whose user is known */
         size_t nodes_max;
@@ -66,53 +72,76 @@ int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t 
         return 0;
 }
 
-static void free_table(Node **table) {
-        Node *node, *next;
+static void names_done(Names *names) {
+        Node *node, *newer;
 
-        HASH_ITER(hh, *table, node, next) {
-                HASH_DEL(*table, node);
+        for (node = names->oldest; node; node = newer) {
+                newer = node->newer;
                 free(node);
         }
+        index_done(&names->index);
 }
 
 Registry *registry_free(Registry *registry) {
         if (!registry)
                 return NULL;
-        free_table(&registry->live);
-        free_table(&registry->released);
+        names_done(&registry->live);
+        names_done(&registry->released);
         tally_free(registry->users);
         free(registry);
         return NULL;
 }
 
-static unsigned name_hash(const Registry *registry, const uint8_t *name, size_t n) {
-        return (unsigned) siphash24(registry->seed, name, n);
+static uint32_t name_hash(const Registry *registry, const uint8_t *name, size_t n) {
+        return (uint32_t) siphash24(registry->seed, name, n);
 }
 
-static Node *table_find(const Registry *registry, Node *table, const uint8_t *name, size_t n) {
+static Node *names_find(const Names *names, uint32_t hash, const uint8_t *name, size_t n) {
+        uint32_t step = 0;
         Node *node;
 
-        HASH_FIND_BYHASHVALUE(hh, table, name, n, name_hash(registry, name, n), node);
+        do
+                node = index_next(&names->index, hash, &step);
+        while (node && (node->name_len != n || memcmp(node->bytes, name, n) != 0));
         return node;
 }
 
-/* Appends the node; false when there was no memory, the table being as before. */
-static bool table_add(const Registry *registry, Node **table, Node *node) {
-        HASH_ADD_KEYPTR_BYHASHVALUE(
-                hh, *table, node->bytes, node->name_len, name_hash(registry, node->bytes, node->name_len), node);
-        return node->hh.tbl != NULL;
+/* Adds the node as the newest; false when there was no memory, the names being as before. */
+static bool names_add(Names *names, Node *node) {
+        if (index_add(&names->index, node->hash, node) < 0)
+                return false;
+        node->older = names->newest;
+        node->newer = NULL;
+        if (names->newest)
+                names->newest->newer = node;
+        else
+                names->oldest = node;
+        names->newest = node;
+        return true;
+}
+
+static void names_remove(Names *names, Node *node) {
+        index_remove(&names->index, node->hash, node);
+        if (node->older)
+                node->older->newer = node->newer;
+        else
+                names->oldest = node->newer;
+        if (node->newer)
+                node->newer->older = node->older;
+        else
+                names->newest = node->older;
 }
 
 static void forget(Registry *registry, Node *node) {
-        HASH_DEL(registry->released, node);
+        names_remove(&registry->released, node);
         if (registry->table)
                 table_erase(registry->table, node->slot);
         free(node);
 }
 
 static void forget_excess(Registry *registry) {
-        if (HASH_COUNT(registry->released) > REGISTRY_RELEASED_MAX)
-                forget(registry, registry->released);
+        if (registry_released_count(registry) > REGISTRY_RELEASED_MAX)
+                forget(registry, registry->released.oldest);
 }
 
 /* The next creation for a node of this version: never 0..3 nor, in the form it is told, the previous one of its
@@ -133,13 +162,14 @@ static void append(Node *node, size_t at, const uint8_t *data, size_t n) {
                 memcpy(node->bytes + at, data, n);
 }
 
-static Node *node_new(const NodeInfo *info, const Owner *owner) {
+static Node *node_new(const NodeInfo *info, uint32_t hash, const Owner *owner) {
         Node *node = malloc(sizeof *node + info->name_len + info->extra_len + owner->unit_len);
 
         if (!node)
                 return NULL;
         *node = (Node){
                 .fd = -1,
+                .hash = hash,
                 .port = info->port,
                 .highest_version = info->highest_version,
                 .lowest_version = info->lowest_version,
@@ -168,7 +198,7 @@ static bool enter(Registry *registry, Node *node) {
 
         if (owner.known && tally_add(registry->users, &key) < 0)
                 return false;
-        if (table_add(registry, &registry->live, node)) {
+        if (names_add(&registry->live, node)) {
                 registry->n_known += owner.known;
                 return true;
         }
@@ -181,7 +211,7 @@ static void leave(Registry *registry, Node *node) {
         const Owner owner = node_owner(node);
         const TallyKey key = user_key(&owner);
 
-        HASH_DEL(registry->live, node);
+        names_remove(&registry->live, node);
         registry->n_known -= owner.known;
         if (owner.known)
                 tally_remove(registry->users, &key);
@@ -214,13 +244,14 @@ static void write_record(Registry *registry, Node *node, uint64_t cookie) {
  * the registry's, valid until registry_remove(); the record is in the table when this returns.
  * Returns 0; REGISTRY_TAKEN; REGISTRY_FULL; -ENOMEM. In all but the first case nothing has changed. */
 int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder, uint64_t now, Node **ret) {
+        uint32_t hash = name_hash(registry, info->name, info->name_len);
         Node *node, *previous;
 
-        if (registry_find(registry, info->name, info->name_len))
+        if (names_find(&registry->live, hash, info->name, info->name_len))
                 return REGISTRY_TAKEN;
         if (registry_count(registry) >= registry->nodes_max)
                 return REGISTRY_FULL;
-        node = node_new(info, &holder->owner);
+        node = node_new(info, hash, &holder->owner);
         if (!node)
                 return -ENOMEM;
         set_holder(node, holder);
@@ -229,7 +260,7 @@ int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder,
                 free(node);
                 return -ENOMEM;
         }
-        previous = table_find(registry, registry->released, info->name, info->name_len);
+        previous = names_find(&registry->released, hash, info->name, info->name_len);
         next_creation(registry, node, previous);
         write_record(registry, node, holder->cookie);
         if (previous)
@@ -246,19 +277,20 @@ int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder,
 int registry_restore(Registry *registry, uint32_t slot, const TableRecord *record, const Holder *holder, Node **ret) {
         Node *previous, *node = NULL;
         const NodeInfo *info = &record->info;
+        uint32_t hash = name_hash(registry, info->name, info->name_len);
         int r = 0;
 
-        if (registry_find(registry, info->name, info->name_len))
+        if (names_find(&registry->live, hash, info->name, info->name_len))
                 r = REGISTRY_TAKEN;
         else if (holder && registry_count(registry) >= registry->nodes_max)
                 r = REGISTRY_FULL;
-        else if (!(node = node_new(info, &record->owner)))
+        else if (!(node = node_new(info, hash, &record->owner)))
                 r = -ENOMEM;
         if (r != 0) {
                 table_erase(registry->table, slot);
                 return r;
         }
-        previous = table_find(registry, registry->released, info->name, info->name_len);
+        previous = names_find(&registry->released, hash, info->name, info->name_len);
         if (previous)
                 forget(registry, previous);
         node->slot = slot;
@@ -268,7 +300,7 @@ int registry_restore(Registry *registry, uint32_t slot, const TableRecord *recor
                 set_holder(node, holder);
         else
                 table_release(registry->table, slot);
-        if (!(holder ? enter(registry, node) : table_add(registry, &registry->released, node))) {
+        if (!(holder ? enter(registry, node) : names_add(&registry->released, node))) {
                 table_erase(registry->table, slot);
                 free(node);
                 return -ENOMEM;
@@ -295,7 +327,7 @@ void registry_remove(Registry *registry, Node *node) {
         node->holder = NULL;
         if (registry->table)
                 table_release(registry->table, node->slot);
-        if (!table_add(registry, &registry->released, node)) {
+        if (!names_add(&registry->released, node)) {
                 /* Without memory the name is forgotten; its creation stays behind the counter all the same. */
                 if (registry->table)
                         table_erase(registry->table, node->slot);
@@ -307,33 +339,31 @@ void registry_remove(Registry *registry, Node *node) {
 
 /* The registered node of that name, or NULL. */
 Node *registry_find(const Registry *registry, const uint8_t *name, size_t n) {
-        return table_find(registry, registry->live, name, n);
+        return names_find(&registry->live, name_hash(registry, name, n), name, n);
 }
 
 /* The node registered last, or NULL. */
 Node *registry_newest(const Registry *registry) {
-        Node *head = registry->live;
-
-        return head ? ELMT_FROM_HH(head->hh.tbl, head->hh.tbl->tail) : NULL;
+        return registry->live.newest;
 }
 
 /* The node registered before this one, or NULL. */
 Node *registry_older(const Node *node) {
-        return node->hh.prev;
+        return node->older;
 }
 
 /* The name released longest ago, or NULL. */
 Node *registry_oldest_released(const Registry *registry) {
-        return registry->released;
+        return registry->released.oldest;
 }
 
 /* The name released after this one, or NULL. */
 Node *registry_newer_released(const Node *node) {
-        return node->hh.next;
+        return node->newer;
 }
 
 size_t registry_count(const Registry *registry) {
-        return HASH_COUNT(registry->live);
+        return registry->live.index.count;
 }
 
 /* How many nodes of a user are registered; 0 for one that is not known. */
@@ -349,7 +379,7 @@ size_t registry_count_known(const Registry *registry) {
 }
 
 size_t registry_released_count(const Registry *registry) {
-        return HASH_COUNT(registry->released);
+        return registry->released.index.count;
 }
 
 /* A number that differs whenever the set of registered or remembered names does. */
