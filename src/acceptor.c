@@ -8,7 +8,8 @@
 #include "listener.h"
 
 enum {
-        BURST_MAX = 64, /* connections per turn of the loop, so that the others get theirs */
+        BURST_MAX = 64,  /* connections per turn of the loop, so that the others get theirs */
+        STORM_USEC = 20, /* turns that follow each other so closely mean that more than one waits */
         LISTENERS_MAX = 64,
         RETRY_USEC = 500 * 1000,
 };
@@ -21,6 +22,7 @@ struct Acceptor {
         sd_event_source *listeners[LISTENERS_MAX]; /* their descriptions are the sockets' names */
         size_t n_listeners;
         sd_event_source *retry; /* armed after an error that only time or another process can mend */
+        uint64_t last_turn; /* monotonic, µs */
         bool paused;
 };
 
@@ -92,13 +94,24 @@ static void pause_and_retry(Acceptor *acceptor) {
         (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_ONESHOT);
 }
 
+/* How many connections to take in this turn. Finding that none is left takes longer than coming back, as accept4()
+ * makes a descriptor and a socket first, and mostly just one is there. */
+static int burst_size(Acceptor *acceptor) {
+        uint64_t now = 0, last = acceptor->last_turn;
+
+        (void) sd_event_now(acceptor->event, CLOCK_MONOTONIC, &now);
+        acceptor->last_turn = now;
+        return now < last + STORM_USEC ? BURST_MAX : 1;
+}
+
 static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
         Acceptor *acceptor = userdata;
         const char *name = "?";
+        int burst = burst_size(acceptor);
 
         (void) revents;
         (void) sd_event_source_get_description(source, &name);
-        for (int i = 0; i < BURST_MAX && !acceptor->paused; i++) {
+        for (int i = 0; i < burst && !acceptor->paused; i++) {
                 SocketAddress remote = {};
                 socklen_t len = sizeof remote;
                 int connection = accept4(fd, &remote.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);

@@ -38,12 +38,10 @@ static Output *output_free(Output *output) {
         return NULL;
 }
 
-/* Closes the connection and frees it. The source goes first: epoll would go on reporting a closed descriptor of
- * which a duplicate lives. Always returns NULL. */
+/* Closes the connection, which no poller watches any more, and frees it. Always returns NULL. */
 Conn *conn_free(Conn *conn) {
         if (!conn)
                 return NULL;
-        sd_event_source_disable_unref(conn->source);
         frame_done(&conn->frame);
         output_free(conn->output);
         safe_close(conn->fd);
@@ -80,25 +78,28 @@ int conn_receive(Conn *conn, uint8_t scratch[PROTO_PACKET_MAX], const uint8_t **
         }
 }
 
+static ssize_t send_once(int fd, const uint8_t *data, size_t n, const Listing *listing, size_t at) {
+        struct iovec iov[2];
+        struct msghdr message = {.msg_iov = iov};
+        size_t skip = at > n ? at - n : 0;
+
+        if (!listing)
+                return send(fd, data + at, n - at, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (at < n)
+                iov[message.msg_iovlen++] = (struct iovec){.iov_base = (void *) (data + at), .iov_len = n - at};
+        iov[message.msg_iovlen++] = (struct iovec){
+                .iov_base = (void *) (listing_data(listing) + skip), .iov_len = listing_size(listing) - skip};
+        return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 /* Sends what the kernel takes of data and listing, of which `at` bytes are already sent, and moves `at`.
  * Returns 0: all sent; CONN_WAIT; a negative errno. */
 static int send_from(int fd, const uint8_t *data, size_t n, const Listing *listing, size_t *at) {
-        const size_t more = listing ? listing_size(listing) : 0;
+        const size_t all = n + (listing ? listing_size(listing) : 0);
 
-        while (*at < n + more) {
-                struct iovec iov[2];
-                struct msghdr message = {.msg_iov = iov};
-                ssize_t sent;
+        while (*at < all) {
+                ssize_t sent = send_once(fd, data, n, listing, *at);
 
-                if (*at < n)
-                        iov[message.msg_iovlen++] =
-                                (struct iovec){.iov_base = (void *) (data + *at), .iov_len = n - *at};
-                if (more > 0) {
-                        size_t skip = *at > n ? *at - n : 0;
-                        iov[message.msg_iovlen++] = (struct iovec){
-                                .iov_base = (void *) (listing_data(listing) + skip), .iov_len = more - skip};
-                }
-                sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
                 if (sent < 0 && errno == EINTR)
                         continue;
                 if (sent < 0)

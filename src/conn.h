@@ -4,9 +4,9 @@
 /* One accepted connection: what it still has to receive and to send. It never waits; whoever owns it decides when
  * to go on. A registered node's connection costs little more than this struct. */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <systemd/sd-event.h>
 
 #include "frame.h"
 #include "listing.h"
@@ -28,9 +28,9 @@ struct Conn {
         int fd;
         ConnState state;
         Peer peer;
-        Node *node;              /* the name that it holds, or NULL */
-        sd_event_source *source; /* while it waits; the owner makes it and sets it */
+        Node *node;            /* the name that it holds, or NULL */
         void *owner;
+        bool watched;          /* by the owner's poller, which sets it */
         Conn *earlier, *later; /* of the owner's queue of deadlines; unused while registered */
         uint64_t deadline;     /* monotonic, µs */
         Frame frame;

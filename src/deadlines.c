@@ -7,12 +7,14 @@
 static void arm(Deadlines *deadlines) {
         (void) sd_event_source_set_time(deadlines->timer, deadlines->first->deadline);
         (void) sd_event_source_set_enabled(deadlines->timer, SD_EVENT_ONESHOT);
+        deadlines->armed = true;
 }
 
 static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         Deadlines *deadlines = userdata;
         uint64_t now = usec;
 
+        deadlines->armed = false;
         (void) sd_event_now(sd_event_source_get_event(source), CLOCK_MONOTONIC, &now);
         while (deadlines->first && deadlines->first->deadline <= now)
                 deadlines->on_expired(deadlines->first);
@@ -42,8 +44,8 @@ bool deadlines_has(const Deadlines *deadlines, const Conn *conn) {
         return conn->earlier || conn->later || deadlines->first == conn;
 }
 
-/* Puts a connection, whose deadline is no earlier than that of all others, at the end. The timer is set only for the
- * first; when that one leaves early, the timer finds out at its time. */
+/* Puts a connection, whose deadline is no earlier than that of all others, at the end. The timer is set for the
+ * first alone; when that one leaves early, the timer finds out at its time. */
 void deadlines_add(Deadlines *deadlines, Conn *conn) {
         conn->earlier = deadlines->last;
         conn->later = NULL;
@@ -53,7 +55,7 @@ void deadlines_add(Deadlines *deadlines, Conn *conn) {
                 deadlines->first = conn;
         deadlines->last = conn;
         deadlines->count++;
-        if (deadlines->count == 1)
+        if (!deadlines->armed)
                 arm(deadlines);
 }
 

@@ -14,6 +14,7 @@ typedef struct Deadlines {
         Conn *last;
         size_t count;
         sd_event_source *timer;
+        bool armed; /* the timer, for the first or for one that was before it */
         void (*on_expired)(Conn *conn); /* must take the connection out */
 } Deadlines;
 

@@ -15,6 +15,7 @@
 #include "conn.h"
 #include "deadlines.h"
 #include "events.h"
+#include "poller.h"
 #include "systemd.h"
 #include "tally.h"
 #include "varlink.h"
@@ -46,6 +47,7 @@ struct Server {
         Allow local_only; /* for sockets whose name says so, as the next two */
         Allow private_only;
         Allow anyone;
+        Poller poller;
         Deadlines waiting[2]; /* connections that are not registered, of peers elsewhere and of this host */
         Tally *per_address; /* those of them that are not of this host */
         size_t n_conns;     /* all of them */
@@ -235,7 +237,6 @@ static void unregister(Server *server, Conn *conn, const char *why) {
         registry_remove(server->registry, TAKE_PTR(conn->node));
         if (server->store)
                 store_drop(server->store, slot);
-        conn->source = sd_event_source_disable_unref(conn->source);
         (void) shutdown(conn->fd, SHUT_RDWR);
         status_changed(server);
         events_table(server->events, server->registry);
@@ -243,15 +244,15 @@ static void unregister(Server *server, Conn *conn, const char *why) {
 
 static void end_conn(Server *server, Conn *conn, const char *why) {
         events_debug(server->events, VERBOSITY_PACKETS, &conn->peer.address, why);
+        if (conn->watched)
+                status_changed(server);
+        poller_forget(&server->poller, conn);
         if (conn->node)
                 unregister(server, conn, why);
-        if (conn->source)
-                status_changed(server);
         stop_waiting(server, conn);
         conn_free(conn);
         server->n_conns--;
-        server->active_time = now_usec(server);
-        if (!is_reloading(server))
+        if (acceptor_is_paused(server->acceptor) && !is_reloading(server))
                 acceptor_resume(server->acceptor);
         if (server->limit_said && server->n_conns < server->config.connections_max / 4 * 3) {
                 server->limit_said = false;
@@ -263,26 +264,20 @@ static void on_expired(Conn *conn) {
         Server *server = conn->owner;
 
         server->stats.timeouts++;
+        server->active_time = now_usec(server);
         end_conn(server, conn, "time-out");
 }
 
 /* ---- Waiting for more of a connection ---- */
 
-static int on_conn(sd_event_source *source, int fd, uint32_t revents, void *userdata);
-
-/* Leaves the connection to the event loop until one of the events. Edge-triggered, so that many that become ready
- * together are cheap; whoever handles an event reads or writes until nothing is left.
+/* Leaves the connection to the event loop until one of the events.
  * Returns 0, or a negative errno: the connection cannot be kept. */
 static int wait_for(Server *server, Conn *conn, uint32_t events) {
         int r;
 
-        events |= EPOLLET | EPOLLRDHUP;
-        if (conn->source)
-                r = sd_event_source_set_io_events(conn->source, events);
-        else {
-                r = sd_event_add_io(server->event, &conn->source, conn->fd, events, on_conn, conn);
+        if (!conn->watched)
                 status_changed(server);
-        }
+        r = poller_watch(&server->poller, conn, events);
         if (r < 0) {
                 say_limit(server, "A connection could not be waited for and was closed");
                 return r;
@@ -413,6 +408,11 @@ static Holder holder_from(Server *server, Conn *conn, uint8_t tag) {
         return holder;
 }
 
+/* Listings tell their port; finding out which one a peer has reached takes a system call, too. */
+static int find_port(Conn *conn, uint8_t tag) {
+        return tag == TAG_NAMES_REQ || tag == TAG_DUMP_REQ ? peer_find_port(&conn->peer, conn->fd) : 0;
+}
+
 /* Asks the service. What a node has counts only while it lives: one that restarts can be here before the end of its
  * former connection was read. */
 static int ask_service(Server *server, Conn *conn, const Holder *holder, const uint8_t *body, size_t n, Response *ret) {
@@ -518,7 +518,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
         Response response;
 
         events_packet(server->events, &conn->peer.address, "request of", body, n);
-        if (ask_service(server, conn, &holder, body, n, &response) < 0) {
+        if (find_port(conn, body[0]) < 0 || ask_service(server, conn, &holder, body, n, &response) < 0) {
                 say_limit(server, "There was no memory for a reply");
                 end_conn(server, conn, "out of memory");
                 return;
@@ -589,13 +589,9 @@ static void listen_for_end(Server *server, Conn *conn) {
                                                   : "connection reset");
 }
 
-static int on_conn(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
-        Conn *conn = userdata;
+static void on_conn(Conn *conn) {
         Server *server = conn->owner;
 
-        (void) source;
-        (void) fd;
-        (void) revents;
         server->active_time = now_usec(server);
         switch (conn->state) {
         case CONN_RECEIVING:
@@ -609,7 +605,6 @@ static int on_conn(sd_event_source *source, int fd, uint32_t revents, void *user
                 listen_for_end(server, conn);
                 break;
         }
-        return 0;
 }
 
 /* ---- New connections ---- */
@@ -764,6 +759,8 @@ static int add_sources(Server *server) {
 
         /* Not the thread's default loop: that one asks for the thread's id at every turn. */
         r = sd_event_new(&server->event);
+        if (r >= 0)
+                r = poller_init(&server->poller, server->event, on_conn);
         for (size_t i = 0; i < ARRAY_SIZE(server->waiting) && r >= 0; i++)
                 r = deadlines_init(&server->waiting[i], server->event, on_expired);
         if (r >= 0)
@@ -796,6 +793,7 @@ int server_new(const ServerConfig *config, const ServerParts *parts, Server **re
 
         if (!server)
                 return -ENOMEM;
+        server->poller.epoll = -1;
         server->config = *config;
         server->registry = parts->registry;
         server->service = parts->service;
@@ -837,6 +835,7 @@ Server *server_free(Server *server) {
         acceptor_free(server->acceptor);
         channels_free(server->channels);
         varlink_free(server->varlink);
+        poller_done(&server->poller);
         for (size_t i = 0; i < ARRAY_SIZE(server->waiting); i++)
                 deadlines_done(&server->waiting[i]);
         tally_free(server->per_address);

@@ -210,6 +210,7 @@ START_TEST(peer_over_tcp) {
         ck_assert_int_ge(fd, 0);
         ck_assert_int_eq(peer_from_connection(fd, &remote, &peer), 0);
         ck_assert(peer.local);
+        ck_assert_int_eq(peer_find_port(&peer, fd), 0);
         ck_assert_uint_eq(peer.port_reached, port);
         ck_assert(address_same_host(&peer.address, &want));
         ck_assert_uint_eq(peer.address.port, ntohs(remote.in.sin_port));
@@ -233,12 +234,13 @@ START_TEST(peer_over_unix) {
 END_TEST
 
 START_TEST(peer_of_no_socket) {
-        SocketAddress remote = make_socket("127.0.0.1", 1);
+        SocketAddress remote = make_socket("192.0.2.1", 1);
         Peer peer, before;
 
         memset(&peer, 0xa5, sizeof peer);
         memcpy(&before, &peer, sizeof peer);
         ck_assert_int_eq(peer_from_connection(-1, &remote, &peer), -EBADF);
+        ck_assert_int_eq(peer_find_port(&peer, -1), -EBADF);
         ck_assert_mem_eq(&peer, &before, sizeof peer);
 }
 END_TEST
