@@ -19,6 +19,7 @@
 #include "options.h"
 #include "server.h"
 #include "systemd.h"
+#include "trim.h"
 
 enum {
         EXIT_OWN_ACCORD = 77, /* idle or KILL_REQ under systemd: the units restart on any other status */
@@ -542,6 +543,7 @@ static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
                 log_detach(log);
         }
         if (r == 0) {
+                trim_code();
                 r = server_run(daemon.server, &end);
                 if (r >= 0)
                         return exit_status(options, end);
