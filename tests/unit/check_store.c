@@ -1088,6 +1088,80 @@ START_TEST(half_moved_and_full) {
 }
 END_TEST
 
+static bool count_found(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
+        (void) slot;
+        (void) record;
+        *(size_t *) userdata += fd >= 0;
+        return fd >= 0;
+}
+
+/* Nearly as many nodes as the kernel lets the user have in flight, and a process killed in the middle of a move: what is
+ * in both lots is counted twice, and it lets nobody park anything until some of that is taken out. Runs in a process of its
+ * own; returns what went wrong, or 0. */
+static int reach_kernel_limit_half_moved(int from) {
+        enum { LIMIT = 400, LIVE = LOT_BATCH_MAX + 47 };
+        const struct rlimit limit = {.rlim_cur = LIMIT, .rlim_max = LIMIT};
+        const Lot old = held_lot(&world.manager, from), new = held_lot(&world.manager, 1 - from);
+        size_t found = 0;
+
+        if (geteuid() == 0 && setresuid(NOBODY, NOBODY, NOBODY) < 0)
+                return 2;
+        /* What a user has parked is his, so it is parked here. */
+        park_members(old, 0, LOT_BATCH_MAX);
+        for (size_t i = LOT_BATCH_MAX; i < LIVE; i++)
+                park_members(old, i, 1);
+        park_members(new, 0, LOT_BATCH_MAX);
+        for (size_t i = 0; i < LIVE; i++)
+                pair_done(&world.members[i].pair);
+        if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return 3;
+        world.in_flight_max = LIMIT;
+        if (open_store() < 0)
+                return 4;
+        if (store_restore(world.store, count_found, &found, &world.report) < 0 || found != LIVE)
+                return 5;
+        if (count_in_flight(&world.manager) != LIVE)
+                return 6;
+        world.members[LIVE].pair = make_pair();
+        for (unsigned i = 0; i < 1000; i++) {
+                world.members[LIVE].counter = ++world.counter;
+                if (try_keep(LIVE) != 0)
+                        return 7;
+                table_erase(store_table(world.store), world.members[LIVE].slot);
+                store_drop(world.store, world.members[LIVE].slot);
+        }
+        return 0;
+}
+
+START_TEST(kernel_limit_half_moved) {
+        enum { LIVE = LOT_BATCH_MAX + 47 };
+        int status = 0;
+        pid_t pid;
+
+        world_init();
+        (void) add_member();
+        copy_members(LIVE);
+        for (size_t i = 0; i < LIVE; i++) {
+                ck_assert_int_eq(put_record(i, world.members[i].cookie, true), 0);
+                /* Sees to it that there is room for the next record. */
+                (void) store_keep(world.store, TABLE_NO_SLOT, 0, -1);
+        }
+        if (geteuid() == 0) {
+                ck_assert_int_eq(chown(world.manager.directory, NOBODY, NOBODY), 0);
+                ck_assert_int_eq(chown(table_path(), NOBODY, NOBODY), 0);
+        }
+        world.store = store_free(world.store);
+        pid = fork();
+        ck_assert_int_ge(pid, 0);
+        if (pid == 0)
+                _exit(reach_kernel_limit_half_moved(_i));
+        ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+        ck_assert(WIFEXITED(status));
+        ck_assert_int_eq(WEXITSTATUS(status), 0);
+        world_done();
+}
+END_TEST
+
 enum { KILL_MEMBERS = 60, SPARE = KILL_MEMBERS, KILLS = 120 };
 
 enum { UNUSED, KEEPING, KEPT, DROPPING, DROPPED };
@@ -1624,6 +1698,7 @@ static void add_tests(Suite *suite) {
         tcase_add_test(room, few_descriptors_free);
         tcase_add_loop_test(kills, half_moved, 0, 2 * ARRAY_SIZE(moves));
         tcase_add_loop_test(kills, half_moved_and_full, 0, 2);
+        tcase_add_loop_test(kills, kernel_limit_half_moved, 0, 2);
         tcase_add_loop_test(kills, killed, 0, 2);
         tcase_add_test(kills, killed_at_first_start);
         tcase_add_test(damages, swapped);
