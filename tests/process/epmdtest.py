@@ -27,15 +27,13 @@ import traceback
 import unittest
 
 import tap
+from tap import LIBC, PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
 # The longest time that anything which should happen "at once" may take: generous, because it only ends failures.
 DEADLINE = 10.0
 
 LISTEN_FDS_START = 3
 DESCRIBED_LINES = 20
-LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 
@@ -65,11 +63,6 @@ EPMD = _find_program()
 UPSTREAM = _find_upstream()
 # The tests can be tried on upstream itself: then the rows of protocol.md that differ fail, and only those.
 TESTING_UPSTREAM = UPSTREAM is not None and os.path.realpath(EPMD) == os.path.realpath(UPSTREAM)
-
-
-def prctl(option, value):
-    if LIBC.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), 'prctl')
 
 
 # What a daemon leaves behind when it goes to the background comes back to the test as its child, to be reaped here.

@@ -3,8 +3,13 @@
 Automake's tap-driver.sh reads the result: a plan first, then one `ok` or `not ok` for each method, `# SKIP reason`
 where a test says that it cannot run here. Tracebacks and the notes of a test case (its method `diagnostics`) follow as
 `#` lines, and only after a failure. With TAP_TIMES in the environment each point is preceded by the time it took.
+
+The tests run one after the other, but for those that are marked as `beside`: they begin first, in processes of their own.
 """
 
+import collections
+import ctypes
+import json
 import os
 import signal
 import sys
@@ -13,22 +18,41 @@ import unittest
 
 # No test may hang the suite: the alarm ends it as a failure, with a traceback of where it waited.
 TEST_LIMIT = 60
+# As many of those that run beside the others do so at the same time: they mostly wait.
+BESIDE = 8
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def prctl(option, value):
+    if LIBC.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), 'prctl')
+
+
+def beside(test):
+    """Marks a method, or every one of a class: it mostly waits, so that it can run while others do."""
+    test.runs_beside = True
+    return test
 
 
 class Hung(AssertionError):
     """The test did not end within TEST_LIMIT seconds."""
 
 
-class Result(unittest.TestResult):
-    """Prints a TAP line when a test stops."""
+# What became of a test; it failed when there are notes.
+Outcome = collections.namedtuple('Outcome', 'name seconds skipped notes')
 
-    def __init__(self, out):
-        super().__init__()
+
+class Report:
+    """Prints the outcomes as TAP."""
+
+    def __init__(self, out, planned):
         self.out = out
         self.count = 0
         self.bad = 0
-        self.notes = []
-        self.skip_reason = None
+        self.say(f'1..{planned}')
 
     def say(self, text):
         self.out.write(text + '\n')
@@ -38,11 +62,27 @@ class Result(unittest.TestResult):
         for line in text.splitlines():
             self.say('# ' + line)
 
-    def startTest(self, test):
-        super().startTest(test)
+    def add(self, outcome):
+        self.count += 1
+        self.bad += bool(outcome.notes)
+        if 'TAP_TIMES' in os.environ:
+            self.comment(f'{outcome.seconds:.3f} s')
+        verdict = 'not ok' if outcome.notes else 'ok'
+        skip = f' # SKIP {outcome.skipped}' if outcome.skipped and not outcome.notes else ''
+        self.say(f'{verdict} {self.count} - {outcome.name}{skip}')
+        for note in outcome.notes:
+            self.comment(note)
+
+
+class Result(unittest.TestResult):
+    """Takes what unittest says of one test; its outcome when that has stopped."""
+
+    def __init__(self):
+        super().__init__()
         self.notes = []
         self.skip_reason = None
         self.begun = time.monotonic()
+        self.outcome = None
 
     def addError(self, test, err):
         self.notes.append(self._exc_info_to_string(err, test))
@@ -61,21 +101,14 @@ class Result(unittest.TestResult):
 
     def stopTest(self, test):
         super().stopTest(test)
-        self.count += 1
-        if 'TAP_TIMES' in os.environ:
-            self.comment(f'{time.monotonic() - self.begun:.3f} s')
-        name = '.'.join(test.id().split('.')[-2:])
-        verdict = 'not ok' if self.notes else 'ok'
-        skip = f' # SKIP {self.skip_reason}' if self.skip_reason and not self.notes else ''
-        self.say(f'{verdict} {self.count} - {name}{skip}')
-        if not self.notes:
-            return
-        self.bad += 1
-        for note in self.notes:
-            self.comment(note)
         diagnostics = getattr(test, 'diagnostics', None)
-        if diagnostics:
-            self.comment(diagnostics())
+        if self.notes and diagnostics:
+            self.notes.append(diagnostics())
+        self.outcome = Outcome(_name(test), time.monotonic() - self.begun, self.skip_reason, self.notes)
+
+
+def _name(test):
+    return '.'.join(test.id().split('.')[-2:])
 
 
 def _flatten(suite):
@@ -88,6 +121,67 @@ def _flatten(suite):
 
 def _alarm(_signal, _frame):
     raise Hung(f'the test did not end within {TEST_LIMIT} s')
+
+
+def _run(test):
+    """The outcome of a test that runs here and now."""
+    result = Result()
+    # Again every second: a subTest takes the first exception for its own and goes on.
+    signal.setitimer(signal.ITIMER_REAL, TEST_LIMIT, 1)
+    test.run(result)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return result.outcome
+
+
+def _runs_beside(test):
+    return getattr(test, 'runs_beside', False) or getattr(getattr(test, test.id().split('.')[-1]), 'runs_beside', False)
+
+
+class Tokens:
+    """So many processes may go on at the same time: who takes one of these gives it back when it is done."""
+
+    def __init__(self, count):
+        self.reader, self.writer = os.pipe2(os.O_CLOEXEC)
+        os.write(self.writer, bytes(count))
+
+    def __enter__(self):
+        os.read(self.reader, 1)
+
+    def __exit__(self, *_problem):
+        os.write(self.writer, bytes(1))
+
+
+class Beside:
+    """A test in a process of its own."""
+
+    def __init__(self, test, tokens):
+        self.name = _name(test)
+        self.reader, writer = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            self._become(test, tokens, writer)
+        os.close(writer)
+        self.pid = pid
+
+    def _become(self, test, tokens, writer):
+        """In the child: never returns."""
+        try:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            # What a daemon leaves behind when it goes to the background is to come to this process.
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
+            with tokens:
+                outcome = _run(test)
+            with os.fdopen(writer, 'w', encoding='utf-8') as pipe:
+                json.dump(outcome, pipe)
+        finally:
+            os._exit(0)
+
+    def outcome(self):
+        """Waits for it."""
+        with os.fdopen(self.reader, encoding='utf-8') as pipe:
+            data = pipe.read()
+        os.waitpid(self.pid, 0)
+        return Outcome(*json.loads(data)) if data else Outcome(self.name, 0, None, ['its process ended without a verdict'])
 
 
 def bail_out(reason):
@@ -103,12 +197,13 @@ def main(module='__main__'):
     tests = [test for test in _flatten(suite) if not words or any(word in test.id() for word in words)]
     if not tests:
         bail_out(f'no test is called {" or ".join(words)}')
-    result = Result(sys.stdout)
-    result.say(f'1..{len(tests)}')
+    report = Report(sys.stdout, len(tests))
     signal.signal(signal.SIGALRM, _alarm)
+    tokens = Tokens(BESIDE)
+    waiting = [Beside(test, tokens) for test in tests if _runs_beside(test)]
     for test in tests:
-        # Again every second: a subTest takes the first exception for its own and goes on.
-        signal.setitimer(signal.ITIMER_REAL, TEST_LIMIT, 1)
-        test.run(result)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    sys.exit(1 if result.bad else 0)
+        if not _runs_beside(test):
+            report.add(_run(test))
+    for process in waiting:
+        report.add(process.outcome())
+    sys.exit(1 if report.bad else 0)

@@ -126,6 +126,7 @@ class BadSockets(Case):
         self.assertEqual(len(numbers), 1, messages)
         self.assertGreater(numbers[0], 0)
 
+    @tap.beside
     def test_wrong_kinds(self):
         pipe = [os.fdopen(fd, 'rb', 0) for fd in os.pipe2(os.O_CLOEXEC)]
         accepted = self.connect(None, address=self.listener().getsockname())
@@ -149,6 +150,7 @@ class BadSockets(Case):
                 self.assert_refused(process, 'thething.socket')
                 self.assert_notified_failure(notify.messages)
 
+    @tap.beside
     def test_the_bad_one(self):
         """Among good ones, without a name, and where less is open than was promised. All at once, as above."""
         bad = self.listener(kind=socket.SOCK_DGRAM, listen=False)
@@ -219,6 +221,7 @@ class Notifications(Case):
             if (int(counts[1]), int(counts[2])) == (nodes, others):
                 return
 
+    @tap.beside
     def test_status_counts(self):
         daemon = self.start()
         nodes = [self.register(daemon, name) for name in ('one', 'two')]
@@ -231,6 +234,7 @@ class Notifications(Case):
         # Nothing happens now, and nothing is said.
         self.assertIsNone(daemon.notify.next(1.2))
 
+    @tap.beside
     def test_status_at_most_once_a_second(self):
         """However much happens, and without losing the last word."""
         daemon = self.start()
@@ -249,6 +253,7 @@ class Notifications(Case):
         # They were taken from the socket later than they came: only their number tells how often they were sent.
         self.assertLessEqual(len(times), 4)
 
+    @tap.beside
     def test_watchdog(self):
         """Twice in each period, so that one late turn does no harm."""
         daemon = self.start(watchdog_usec=400000)
@@ -294,12 +299,14 @@ class Notifications(Case):
 class OwnAccord(Case):
     """Exit 77: nobody is to restart it before the next connection."""
 
+    @tap.beside
     def test_kill(self):
         daemon = self.start()
         self.assert_reply(self.connect(daemon).send(kill()), b'OK')
         self.assertEqual(daemon.wait(), EXIT_OWN_ACCORD)
         daemon.notify.wait('STOPPING', '1')
 
+    @tap.beside
     def test_kill_relaxed_with_nodes(self):
         daemon = self.start('-relaxed_command_check')
         node = self.register(daemon, 'lives')
@@ -307,6 +314,7 @@ class OwnAccord(Case):
         self.assertEqual(daemon.wait(), EXIT_OWN_ACCORD)
         self.assertEqual(node.read_all(), b'')
 
+    @tap.beside
     def test_idle_timeout(self):
         """One daemon with nothing to do, one that is asked now and then, one with a node, one with a connection.
 
@@ -336,6 +344,7 @@ class OwnAccord(Case):
         for daemon in lasting:
             self.assertFalse(daemon.ends_within(0))
 
+    @tap.beside
     def test_what_comes_while_it_ends_is_served_by_the_next(self):
         sock = self.listener()
         daemon = self.start('--idle-timeout=1', listeners=[sock])

@@ -263,6 +263,7 @@ class BadServers(CommandCase):
         self.assertNotIn('\x07', process.out.text())
         self.assertIn('[2Jb', process.out.text())
 
+    @tap.beside
     def test_time_out(self):
         """All of them at once, because each takes its five seconds."""
         def dribble(conn, _request):
@@ -495,6 +496,7 @@ class Serving(CommandCase):
         for line in text.splitlines():
             self.assertRegex(line, rf'\A{LOG_LINE}\Z')
 
+    @tap.beside
     def test_delays(self):
         conns = {}
         for option in ('-delay_write', '-delay_accept'):

@@ -664,6 +664,7 @@ class Register(CtlCase):
             self.assertEqual(out, '')
             self.assertRegex(err, rf'\Aepmdctl: [^\n]*{why}\n\Z')
 
+    @tap.beside
     def test_comes_back(self):
         """An epmd that restarts and has forgotten the name is told again; one that is away meanwhile is awaited."""
         port = self.reserve()

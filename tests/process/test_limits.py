@@ -106,6 +106,7 @@ class SlowReaders(Case):
     def names_of_nodes(self, daemon):
         return [name for name, _port in daemon.names() if name != b'newcomer']
 
+    @tap.beside
     def test_clients_that_do_not_read(self):
         daemon = self.start_full('-packet_timeout', '2')
         begun = time.monotonic()
@@ -183,6 +184,7 @@ class Descriptors(Case):
         for node in nodes:
             self.assertFalse(node.has_ended())
 
+    @tap.beside
     def test_exhausted_by_nodes(self):
         daemon = self.start('--max-nodes-per-user=1000000', limits=self.LIMIT)
         nodes = [self.register(daemon, f'node{number}') for number in range(10)]
@@ -240,6 +242,7 @@ class Descriptors(Case):
 class Deadlines(Case):
     """A request has so many seconds from accept, whatever its sender does."""
 
+    @tap.beside
     def test_deadline_is_absolute(self):
         """Silent, halfway through, byte by byte: all of them at once; a registered node beside them."""
         daemon = self.start('-packet_timeout', '1')
@@ -266,6 +269,7 @@ class Deadlines(Case):
         self.assertFalse(node.has_ended())
         self.assert_registered(daemon, 'stays')
 
+    @tap.beside
     def test_many_deadlines(self):
         daemon = self.start('--packet-timeout=1')
         begun = time.monotonic()
@@ -275,6 +279,7 @@ class Deadlines(Case):
         self.assertGreater(time.monotonic() - begun, 0.95)
         self.assertLess(time.monotonic() - begun, 2.1)
 
+    @tap.beside
     def test_a_request_in_time(self):
         daemon = self.start('-packet_timeout', '1')
         conn = self.connect(daemon).send(names()[:1])

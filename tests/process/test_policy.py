@@ -297,11 +297,13 @@ class Ends(PeopleCase):
         self.assertEqual(self.ask_as(uid, daemon, kill()), b'OK')
         daemon.wait()
 
+    @tap.beside
     def test_kill_by_root(self):
         daemon = self.start(self.RELAXED)
         self.registered(ALICE, daemon, 'alices')
         self.assert_killed(ROOT, daemon)
 
+    @tap.beside
     def test_kill_by_the_only_user(self):
         daemon = self.start(self.RELAXED)
         self.registered(ALICE, daemon, 'a1')
@@ -309,6 +311,7 @@ class Ends(PeopleCase):
         self.assertEqual(self.ask_as(BOB, daemon, kill()), b'NO')
         self.assert_killed(ALICE, daemon)
 
+    @tap.beside
     def test_kill_by_the_daemons_own_user(self):
         program = os.path.join(self.directory, 'epmd')
         shutil.copy(EPMD, program)
@@ -323,6 +326,7 @@ class Ends(PeopleCase):
         self.assertEqual(self.ask_as(BOB, manager.daemon, kill()), b'NO')
         self.assert_killed(DAEMON, manager.daemon)
 
+    @tap.beside
     def test_kill_with_nothing_registered(self):
         self.assert_killed(BOB, self.start())
 
@@ -443,6 +447,7 @@ class Identity(PeopleCase):
         manager.reload()
         self.assert_known(manager.daemon, manager.address)
 
+    @tap.beside
     def test_unknown(self):
         """Then all is as it is upstream, and a reserved name is nobody's."""
         manager = self.apart(f'--reserve=mine:{ALICE}', '-relaxed_command_check', '-max-nodes-per-user', '1')
@@ -822,6 +827,7 @@ class LogLimits(ReachCase):
             for conn in [self.connect(daemon) for _number in range(2)]:
                 conn.send(b'\0')
 
+    @tap.beside
     @private_network
     def test_lines(self):
         """What the log gets in a period, and what it is told at the end of it."""

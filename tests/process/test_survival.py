@@ -420,6 +420,7 @@ class Creations(ManagerCase):
             with self.subTest(version=version):
                 self.check(version, self.end_by('idle'))
 
+    @tap.beside
     def test_killed_by_request(self):
         """epmd -kill ends the nodes, not the memory of their creations."""
         manager = self.manage('-relaxed_command_check')
