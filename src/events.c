@@ -9,9 +9,12 @@
 #include "escape.h"
 #include "ratelimit.h"
 
+/* Nothing that peers do writes more than ten lines in a second, whatever second that is: LINES_MAX, and the three that
+ * come once in RARE_SECONDS. */
 enum {
-        LIMIT_PERIOD_SECONDS = 10,
-        LINES_MAX = 50, /* of a kind, in that time; the two kinds together are ten a second */
+        LINES_MAX = 7,
+        STRANGER_LINES_MAX = 3, /* of these; strangers shall not keep everybody else out of the log */
+        RARE_SECONDS = 10,
         HEX_DUMP_MAX = 256,
         OWNER_TEXT_MAX = ESCAPED_BYTE_MAX * OWNER_UNIT_MAX + 32,
 };
@@ -33,27 +36,26 @@ enum {
 #define ID_HELD_BACK "ef8aa7822bea4849bb92f6af0260558d"
 
 struct Events {
-        Log *log;             /* not ours */
-        RateLimit node_lines; /* registrations, their ends, and refusals */
-        RateLimit peer_lines; /* peers that are not answered */
-        RateLimit limit_lines;
+        Log *log;                 /* not ours */
+        RateLimit lines;          /* what any peer can cause */
+        RateLimit stranger_lines; /* of peers that are not answered */
+        RateLimit limit_lines;    /* each is followed by one at most that it is over */
         RateLimit kept_lines;
 };
 
 /* The log stays the caller's and must outlive *ret. Returns 0 or -ENOMEM. */
 int events_new(Log *log, Events **ret) {
-        const RateLimit lines = {.period = LIMIT_PERIOD_SECONDS * USEC_PER_SEC, .max = LINES_MAX};
-        const RateLimit one = {.period = LIMIT_PERIOD_SECONDS * USEC_PER_SEC, .max = 1};
+        const RateLimit rare = {.period = RARE_SECONDS * USEC_PER_SEC, .max = 1};
         Events *events = malloc(sizeof *events);
 
         if (!events)
                 return -ENOMEM;
         *events = (Events){
                 .log = log,
-                .node_lines = lines,
-                .peer_lines = lines,
-                .limit_lines = one,
-                .kept_lines = one,
+                .lines = {.period = USEC_PER_SEC, .max = LINES_MAX},
+                .stranger_lines = {.period = USEC_PER_SEC, .max = STRANGER_LINES_MAX},
+                .limit_lines = rare,
+                .kept_lines = rare,
         };
         *ret = events;
         return 0;
@@ -64,18 +66,40 @@ Events *events_free(Events *events) {
         return NULL;
 }
 
-/* Whether there may be one more message of a kind. */
-static bool may_log(Events *events, RateLimit *limit, uint64_t now) {
+static void say_held_back(const Events *events, unsigned held) {
         const LogFields fields = {.message_id = ID_HELD_BACK};
-        unsigned held;
-        bool pass;
 
+        if (held > 0)
+                log_event(events->log, LOG_NOTICE, &fields, "%u %s held back", held,
+                          held == 1 ? "message was" : "messages were");
+}
+
+/* Tells how many messages were held back, if there are any, once in a second. Returns whether it has to be called again
+ * later, as there are more. */
+bool events_tell_held_back(Events *events, uint64_t now) {
+        say_held_back(events, ratelimit_tell(&events->lines, now));
+        return events->lines.held > 0;
+}
+
+/* Whether there may be one more message. */
+static bool may_log(Events *events, uint64_t now) {
         if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
                 return true;
-        pass = ratelimit_pass(limit, now, &held);
-        if (held > 0)
-                log_event(events->log, LOG_NOTICE, &fields, "%u messages were held back", held);
-        return pass;
+        (void) events_tell_held_back(events, now);
+        return ratelimit_pass(&events->lines, now);
+}
+
+static bool may_log_stranger(Events *events, uint64_t now) {
+        if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
+                return true;
+        if (ratelimit_pass(&events->stranger_lines, now))
+                return may_log(events, now);
+        events->lines.held++;
+        return false;
+}
+
+static bool may_log_rarely(const Events *events, RateLimit *limit, uint64_t now) {
+        return log_verbosity(events->log) >= VERBOSITY_DEBUG || ratelimit_pass(limit, now);
 }
 
 /* " of rabbitmq-server.service (uid 110)", or nothing. */
@@ -137,6 +161,7 @@ void events_killed(Events *events, const Address *peer) {
 void events_stopping(Events *events, size_t nodes) {
         const LogFields fields = {.message_id = ID_STOPPING};
 
+        say_held_back(events, events->lines.held);
         log_event(events->log, LOG_INFO, &fields, "Ending, with %zu %s registered", nodes,
                   nodes == 1 ? "node" : "nodes");
 }
@@ -165,7 +190,7 @@ void events_registered(Events *events, uint64_t now, const Node *node, const Add
         LogFields fields = node_fields(ID_REGISTERED, &info, peer, &owner);
         char name[ESCAPED_NAME_MAX], text[OWNER_TEXT_MAX];
 
-        if (!may_log(events, &events->node_lines, now))
+        if (!may_log(events, now))
                 return;
         fields.creation = node_creation(node);
         log_event(events->log, LOG_INFO, &fields, "Registered %s at port %u%s",
@@ -178,7 +203,7 @@ void events_unregistered(Events *events, uint64_t now, const Node *node, const A
         LogFields fields = node_fields(ID_UNREGISTERED, &info, peer, &owner);
         char name[ESCAPED_NAME_MAX];
 
-        if (!may_log(events, &events->node_lines, now))
+        if (!may_log(events, now))
                 return;
         fields.creation = node_creation(node);
         fields.reason = reason;
@@ -213,7 +238,7 @@ void events_refused(Events *events, uint64_t now, const Response *response, cons
         LogFields fields = node_fields(ID_REFUSED, info, peer, owner);
         char name[ESCAPED_NAME_MAX], text[ADDRESS_TEXT_MAX], asks[OWNER_TEXT_MAX], conflict[OWNER_TEXT_MAX + 96];
 
-        if (!may_log(events, &events->node_lines, now))
+        if (!may_log(events, now))
                 return;
         conflict_text(response, conflict, sizeof conflict);
         fields.reason = refusal_text(response->refusal);
@@ -226,7 +251,7 @@ void events_refused(Events *events, uint64_t now, const Response *response, cons
 void events_not_kept(Events *events, uint64_t now, const char *reason) {
         const LogFields fields = {.message_id = ID_NOT_KEPT, .reason = reason};
 
-        if (may_log(events, &events->kept_lines, now))
+        if (may_log_rarely(events, &events->kept_lines, now))
                 log_event(events->log, LOG_WARNING, &fields,
                           "Some nodes will have to register again when epmd restarts, there is no room to keep them: %s",
                           reason);
@@ -240,7 +265,7 @@ void events_turned_away(Events *events, uint64_t now, const Address *peer, const
         const LogFields fields = {.message_id = ID_TURNED_AWAY, .peer = peer};
         char text[ADDRESS_TEXT_MAX], ip[ADDRESS_TEXT_MAX];
 
-        if (!may_log(events, &events->peer_lines, now))
+        if (!may_log_stranger(events, now))
                 return;
         address_format(peer, text);
         address_format_ip(peer, ip);
@@ -262,7 +287,7 @@ void events_turned_away(Events *events, uint64_t now, const Address *peer, const
 bool events_limit(Events *events, uint64_t now, const char *what, size_t connections, size_t nodes) {
         const LogFields fields = {.message_id = ID_LIMIT};
 
-        if (!may_log(events, &events->limit_lines, now))
+        if (!may_log_rarely(events, &events->limit_lines, now))
                 return false;
         log_event(events->log, LOG_WARNING, &fields,
                   "%s, with %zu connections open and %zu nodes registered; raise LimitNOFILE= of the service", what,

@@ -21,6 +21,8 @@ int events_new(Log *log, Events **ret);
 Events *events_free(Events *events);
 DEFINE_CLEANUP(Events *, events_free)
 
+bool events_tell_held_back(Events *events, uint64_t now);
+
 /* The daemon. */
 void events_started(Events *events, size_t n_listeners, const char *listeners);
 void events_restored(Events *events, const StoreReport *report);

@@ -170,11 +170,11 @@ static bool walk(int dir_fd, uint64_t cgroup, char *path, size_t size, unsigned 
 static const Unit *unit_of(Identity *identity, uint64_t cgroup, uint64_t now) {
         const Unit *known = known_unit(identity, cgroup);
         char path[BUFFER_SIZE] = "";
-        unsigned held, budget = GROUPS_MAX;
+        unsigned budget = GROUPS_MAX;
         Unit *unit;
         int root;
 
-        if (known || !identity->unified || !ratelimit_pass(&identity->walks, now, &held))
+        if (known || !identity->unified || !ratelimit_pass(&identity->walks, now))
                 return known;
         root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (root < 0 || !walk(root, cgroup, path, sizeof path, 0, &budget))

@@ -1,33 +1,49 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* So many of something in a period of time, and a count of what was too much. Pure. */
+/* So many of something in any stretch of time of a given length, and a count of what was too much. Pure. */
 
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { RATELIMIT_MAX = 16 };
+
 typedef struct RateLimit {
-        uint64_t period; /* µs */
-        unsigned max;    /* in a period */
-        uint64_t begin;  /* of the current period; 0: none yet */
-        unsigned passed; /* in it */
-        unsigned held;   /* back, since the last period that told */
+        uint64_t period;               /* µs */
+        unsigned max;                  /* in a period, wherever that begins; at most RATELIMIT_MAX */
+        unsigned next;                 /* of the times: the one that passed longest ago */
+        uint64_t times[RATELIMIT_MAX]; /* when the last ones passed; 0: none did */
+        uint64_t told;                 /* when it was last told what was held back */
+        unsigned held;                 /* back, and not told */
 } RateLimit;
 
-/* Whether one more may pass. now: monotonic, µs; ret_held: how many were held back in the period that has just
- * ended, to be told once, which counts as one that passed; else 0. */
-static inline bool ratelimit_pass(RateLimit *limit, uint64_t now, unsigned *ret_held) {
-        *ret_held = 0;
-        if (limit->begin == 0 || now >= limit->begin + limit->period) {
-                *ret_held = limit->held;
-                limit->begin = now;
-                limit->passed = limit->held > 0 && limit->max > 1;
-                limit->held = 0;
-        }
-        if (limit->passed >= limit->max) {
+static inline bool ratelimit_is_over(const RateLimit *limit, uint64_t since, uint64_t now) {
+        return since == 0 || now >= since + limit->period;
+}
+
+/* Whether one more may pass; counts it as passed, or as held back. now: monotonic, µs, not 0. */
+static inline bool ratelimit_pass(RateLimit *limit, uint64_t now) {
+        if (limit->max == 0 || !ratelimit_is_over(limit, limit->times[limit->next], now)) {
                 limit->held++;
                 return false;
         }
-        limit->passed++;
+        limit->times[limit->next] = now;
+        limit->next = (limit->next + 1) % limit->max;
         return true;
+}
+
+/* How many were held back, if that is to be told now: at most once in a period, as one of those that pass. Otherwise
+ * 0, and it is kept for later. */
+static inline unsigned ratelimit_tell(RateLimit *limit, uint64_t now) {
+        unsigned held = limit->held;
+
+        if (held == 0 || !ratelimit_is_over(limit, limit->told, now))
+                return 0;
+        if (!ratelimit_pass(limit, now)) {
+                limit->held = held;
+                return 0;
+        }
+        limit->told = now;
+        limit->held = 0;
+        return held;
 }

@@ -94,14 +94,7 @@ static void notify_status(Server *server) {
                        others == 1 ? "connection" : "connections");
 }
 
-static int on_status_timer(sd_event_source *source, uint64_t usec, void *userdata) {
-        (void) source;
-        (void) usec;
-        notify_status(userdata);
-        return 0;
-}
-
-/* Tells the new counts, at most once a second. */
+/* Tells the new counts, to the log as well those of messages, at most once a second. */
 static void status_changed(Server *server) {
         int enabled = SD_EVENT_OFF;
 
@@ -110,6 +103,17 @@ static void status_changed(Server *server) {
                 return;
         (void) sd_event_source_set_time(server->status_timer, server->status_time + USEC_PER_SEC);
         (void) sd_event_source_set_enabled(server->status_timer, SD_EVENT_ONESHOT);
+}
+
+static int on_status_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        Server *server = userdata;
+
+        (void) source;
+        (void) usec;
+        notify_status(server);
+        if (events_tell_held_back(server->events, now_usec(server)))
+                status_changed(server);
+        return 0;
 }
 
 /* ---- Idle exit ---- */
@@ -537,6 +541,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
                 return;
         case VERDICT_REFUSED:
                 events_refused(server->events, now_usec(server), &response, &conn->peer.address, &holder.owner);
+                status_changed(server);
                 break;
         case VERDICT_STOP:
                 end_conn(server, holder_of(response.node), "stopped by request");
@@ -684,6 +689,7 @@ static void on_accept(void *userdata, int fd, const SocketAddress *remote, const
                 events_turned_away(server->events, now, &peer.address,
                                    allow == server->config.allow ? server->config.allow_text : NULL,
                                    server->config.allow_option);
+                status_changed(server);
                 return;
         }
         if (!make_room(server, &peer) || conn_new(fd, &peer, now + server->config.packet_timeout, server, &conn) < 0)

@@ -855,6 +855,36 @@ HERE_V4, OTHER_V4 = '192.0.2.1', '192.0.2.2'
 HERE_V6, OTHER_V6 = '2001:db8::1', '2001:db8::2'
 
 
+def add_addresses(prefix, hosts_v4, hosts_v6):
+    """In a private network: gives lo more addresses, those of IPv4 as aliases that begin with the prefix (bytes)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for number, host in enumerate(hosts_v4):
+            address = struct.pack('=HH4s8x', socket.AF_INET, 0, socket.inet_aton(host))
+            fcntl.ioctl(control, SIOCSIFADDR, struct.pack('16s16s', b'lo:%s%d' % (prefix, number), address))
+    if not has_ipv6():
+        return
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
+        for host in hosts_v6:
+            packed = socket.inet_pton(socket.AF_INET6, host)
+            fcntl.ioctl(control, SIOCSIFADDR, struct.pack('=16sIi', packed, 128, socket.if_nametoindex('lo')))
+    for host in hosts_v6:
+        _wait_for_address(host)
+
+
+def _wait_for_address(host):
+    """The kernel takes an address of IPv6 into use when it finds the time."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+            try:
+                sock.bind((host, 0))
+                return
+            except OSError as problem:
+                if problem.errno != errno.EADDRNOTAVAIL or time.monotonic() >= deadline:
+                    raise
+        time.sleep(0.001)
+
+
 def _enter_private_network():
     """Moves this process into a network namespace where lo also has two addresses that are not loopback ones."""
     flags = CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWNET | CLONE_NEWUSER
@@ -862,15 +892,7 @@ def _enter_private_network():
         raise OSError(ctypes.get_errno(), 'unshare')
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack('16sh14x', b'lo', IFF_UP_RUNNING))
-        for alias, host in ((b'lo:1', HERE_V4), (b'lo:2', OTHER_V4)):
-            address = struct.pack('=HH4s8x', socket.AF_INET, 0, socket.inet_aton(host))
-            fcntl.ioctl(control, SIOCSIFADDR, struct.pack('16s16s', alias, address))
-    if not has_ipv6():
-        return
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
-        for host in (HERE_V6, OTHER_V6):
-            packed = socket.inet_pton(socket.AF_INET6, host)
-            fcntl.ioctl(control, SIOCSIFADDR, struct.pack('=16sIi', packed, 128, socket.if_nametoindex('lo')))
+    add_addresses(b'', (HERE_V4, OTHER_V4), (HERE_V6, OTHER_V6))
 
 
 def private_network(method):

@@ -116,52 +116,53 @@ static RateLimit make_limit(void) {
         return (RateLimit){.period = PERIOD, .max = MAX};
 }
 
-static bool pass(RateLimit *limit, uint64_t now, unsigned want_held) {
-        unsigned held = 99;
-        bool passed = ratelimit_pass(limit, now, &held);
-
-        ck_assert_uint_eq(held, want_held);
-        return passed;
-}
-
 START_TEST(at_the_limit_and_past_it) {
         RateLimit limit = make_limit();
 
         for (unsigned i = 0; i < MAX; i++)
-                ck_assert(pass(&limit, 5, 0));
-        ck_assert(!pass(&limit, 5, 0));
-        ck_assert(!pass(&limit, 5 + PERIOD - 1, 0));
-        /* The period is over: what was held back is told, once, and telling it is one of so many. */
-        ck_assert(pass(&limit, 5 + PERIOD, 2));
-        ck_assert(pass(&limit, 5 + PERIOD, 0));
-        ck_assert(!pass(&limit, 5 + PERIOD, 0));
-        ck_assert(pass(&limit, 5 + 2 * PERIOD, 1));
+                ck_assert(ratelimit_pass(&limit, 5));
+        ck_assert(!ratelimit_pass(&limit, 5));
+        ck_assert(!ratelimit_pass(&limit, 5 + PERIOD - 1));
+        for (unsigned i = 0; i < MAX; i++)
+                ck_assert(ratelimit_pass(&limit, 5 + PERIOD));
+        ck_assert(!ratelimit_pass(&limit, 5 + PERIOD));
+        ck_assert_uint_eq(limit.held, 3);
 }
 END_TEST
 
-/* The period begins with what it counts first, not by the clock. */
-START_TEST(a_period_begins_with_the_first) {
+/* Whatever stretch of time one looks at: none has more than the limit. */
+START_TEST(any_period) {
         RateLimit limit = make_limit();
 
-        ck_assert(pass(&limit, 123456, 0));
-        ck_assert(pass(&limit, 123456 + PERIOD - 1, 0));
-        ck_assert(pass(&limit, 123456 + PERIOD - 1, 0));
-        ck_assert(!pass(&limit, 123456 + PERIOD - 1, 0));
-        ck_assert(pass(&limit, 123456 + PERIOD, 1));
-        /* After a pause the next one begins late. */
-        ck_assert(pass(&limit, 123456 + 10 * PERIOD + 7, 0));
+        ck_assert(ratelimit_pass(&limit, 100));
+        ck_assert(ratelimit_pass(&limit, 100 + PERIOD - 2));
+        ck_assert(ratelimit_pass(&limit, 100 + PERIOD - 1));
+        ck_assert(!ratelimit_pass(&limit, 100 + PERIOD - 1));
+        /* The place of the first is free, no other. */
+        ck_assert(ratelimit_pass(&limit, 100 + PERIOD));
+        ck_assert(!ratelimit_pass(&limit, 100 + PERIOD));
+        ck_assert(!ratelimit_pass(&limit, 100 + 2 * PERIOD - 3));
+        ck_assert(ratelimit_pass(&limit, 100 + 2 * PERIOD - 2));
+}
+END_TEST
+
+START_TEST(what_was_held_back_is_told) {
+        RateLimit limit = make_limit();
+
+        ck_assert_uint_eq(ratelimit_tell(&limit, 7), 0);
+        for (unsigned i = 0; i < MAX + 4; i++)
+                (void) ratelimit_pass(&limit, 7);
+        /* Telling takes a place, of which there is none. */
+        ck_assert_uint_eq(ratelimit_tell(&limit, 7 + PERIOD - 1), 0);
+        ck_assert_uint_eq(limit.held, 4);
+        ck_assert_uint_eq(ratelimit_tell(&limit, 7 + PERIOD), 4);
+        ck_assert_uint_eq(limit.held, 0);
         for (unsigned i = 1; i < MAX; i++)
-                ck_assert(pass(&limit, 123456 + 11 * PERIOD + 6, 0));
-        ck_assert(!pass(&limit, 123456 + 11 * PERIOD + 6, 0));
-}
-END_TEST
-
-START_TEST(nothing_held_nothing_told) {
-        RateLimit limit = make_limit();
-
-        for (unsigned period = 1; period < 5; period++)
-                for (unsigned i = 0; i < MAX; i++)
-                        ck_assert(pass(&limit, period * PERIOD, 0));
+                ck_assert(ratelimit_pass(&limit, 7 + PERIOD));
+        ck_assert(!ratelimit_pass(&limit, 7 + PERIOD));
+        /* Once in a period. */
+        ck_assert_uint_eq(ratelimit_tell(&limit, 7 + 2 * PERIOD - 1), 0);
+        ck_assert_uint_eq(ratelimit_tell(&limit, 7 + 2 * PERIOD), 1);
 }
 END_TEST
 
@@ -169,16 +170,17 @@ END_TEST
 START_TEST(a_flood) {
         enum { PERIODS = 100 };
         RateLimit limit = make_limit();
-        unsigned passed = 0, told = 0, held;
+        unsigned passed = 0, told = 0, tellings = 0;
 
         for (uint64_t now = PERIOD; now < (PERIODS + 1) * PERIOD; now++) {
-                unsigned lines = ratelimit_pass(&limit, now, &held);
+                unsigned held = ratelimit_tell(&limit, now);
 
-                ck_assert_int_eq(held > 0, now > PERIOD && now % PERIOD == 0);
-                passed += lines;
                 told += held;
+                tellings += held > 0;
+                passed += ratelimit_pass(&limit, now);
         }
-        ck_assert_uint_eq(passed, PERIODS * (MAX - 1) + 1);
+        ck_assert_uint_eq(tellings, PERIODS - 1);
+        ck_assert_uint_eq(passed + tellings, PERIODS * MAX);
         ck_assert_uint_eq(told + limit.held, PERIODS * PERIOD - passed);
 }
 END_TEST
@@ -186,9 +188,10 @@ END_TEST
 START_TEST(none_at_all) {
         RateLimit limit = {.period = PERIOD};
 
-        ck_assert(!pass(&limit, 1, 0));
-        ck_assert(!pass(&limit, 2, 0));
-        ck_assert(!pass(&limit, 1 + PERIOD, 2));
+        ck_assert(!ratelimit_pass(&limit, 1));
+        ck_assert(!ratelimit_pass(&limit, 1 + PERIOD));
+        ck_assert_uint_eq(ratelimit_tell(&limit, 1 + PERIOD), 0);
+        ck_assert_uint_eq(limit.held, 2);
 }
 END_TEST
 
@@ -201,8 +204,8 @@ int main(void) {
         tcase_add_test(tally, keys);
         tcase_add_test(tally, free_nothing);
         tcase_add_test(limit, at_the_limit_and_past_it);
-        tcase_add_test(limit, a_period_begins_with_the_first);
-        tcase_add_test(limit, nothing_held_nothing_told);
+        tcase_add_test(limit, any_period);
+        tcase_add_test(limit, what_was_held_back_is_told);
         tcase_add_test(limit, a_flood);
         tcase_add_test(limit, none_at_all);
         return unit_main(suite);
