@@ -2,6 +2,8 @@
 """Nothing registered is ever lost: what must outlive the process, however it ends, and what must not."""
 
 import contextlib
+import datetime
+import glob
 import os
 import random
 import resource
@@ -341,8 +343,7 @@ class InBetween(ManagerCase):
 class Creations(ManagerCase):
     """A name that returns never gets a creation that it had before.
 
-    The clock has no part in this, so that nothing is set back here: creations count on from the last one given, which is in
-    the table, and from a random number where there is no table.
+    Creations count on from the last one given, which is in the table, and from a random number where there is no table.
     """
 
     NAMES = 12
@@ -431,6 +432,31 @@ class Creations(ManagerCase):
         manager.start()
         self.assertEqual(manager.names(), [])
         self.assertGreater(self.node(manager, 'n').creation, old.creation)
+
+    def test_clock_set_back(self):
+        """By a day, while no process is there: the nodes stay, and no creation comes back."""
+        with open(EPMD, 'rb') as program:
+            if b'libasan' in program.read():
+                self.skipTest('AddressSanitizer must be the first library, and so must the one that changes the clock')
+        (library,) = glob.glob('/usr/lib/*/faketime/libfaketime.so.1')
+        yesterday = {'LD_PRELOAD': library, 'FAKETIME': '-1d', 'FAKETIME_DONT_FAKE_MONOTONIC': '1'}
+        manager = self.manage()
+        stays = [self.node(manager, 'stays')]
+        had = {}
+        for env in ({}, yesterday, {}):
+            manager.kill()
+            back = datetime.timedelta(days=1 if env else 0)
+            days = [datetime.datetime.now() - back]
+            manager.start(env=env)
+            days.append(datetime.datetime.now() - back)
+            self.assertRegex(manager.log(), '|'.join(day.strftime('epmd: %a %b %e ') for day in days))
+            self.assert_unnoticed(stays)
+            for version in (6, 5):
+                conn = self.node(manager, f'n{version}', high=version)
+                self.assertNotIn(conn.creation, had.setdefault(version, [])[-1 if version == 5 else 0:])
+                had[version].append(conn.creation)
+                conn.close()
+            manager.settle_names(['stays'])
 
     def test_counter_goes_on(self):
         """Behind the last one given, also where its node was never remembered."""
