@@ -901,23 +901,39 @@ def private_network(method):
     A connection between two of the addresses there is a remote one to the daemon, though it never leaves lo.
     """
     def run(self):
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            _run_in_private_network(self, method, writer)
-        os.close(writer)
-        with os.fdopen(reader, 'rb') as pipe:
-            data = pipe.read()
-        os.waitpid(pid, 0)
-        verdict, text = pickle.loads(data) if data else ('failed', 'the child ended without a verdict')
-        if verdict == 'skipped':
-            self.skipTest(text)
-        if verdict == 'failed':
-            self.fail(text)
+        if (why := _in_private_network(self, method)) is not None:
+            self.skipTest(why)
 
-    run.__name__ = method.__name__
-    run.__doc__ = method.__doc__
-    return run
+    return functools.wraps(method)(run)
+
+
+def own_network_if_possible(method):
+    """The same for a test that leaves so many closed connections behind that others would be slowed down.
+
+    The kernel remembers each for a minute, and lists them all in /proc/net/tcp. Where there can be no other network the test
+    runs in the one that there is.
+    """
+    def run(self):
+        if _in_private_network(self, method) is not None:
+            method(self)
+
+    return functools.wraps(method)(run)
+
+
+def _in_private_network(case, method):
+    """Runs it there to its end and fails if it did; otherwise None, or why it could not be run."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _run_in_private_network(case, method, writer)
+    os.close(writer)
+    with os.fdopen(reader, 'rb') as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    verdict, text = pickle.loads(data) if data else ('failed', 'the child ended without a verdict')
+    if verdict == 'failed':
+        case.fail(text)
+    return text if verdict == 'skipped' else None
 
 
 def _run_in_private_network(case, method, writer):

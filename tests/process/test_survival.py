@@ -14,7 +14,8 @@ import struct
 import time
 
 import tap
-from epmdtest import EPMD, alive2, frame, names, parse_alive2, parse_names, port2, readable
+from epmdtest import (  # noqa: E402
+    EPMD, alive2, frame, names, own_network_if_possible, parse_alive2, parse_names, port2, readable)
 from manager import TABLE_BLOCK, Ended, ManagerCase, creations_in_log, half_closed, memory_of, served
 
 LARGEST_NAME = '\U0001f600' * 255  # 1,020 bytes
@@ -971,6 +972,7 @@ class Bounded(ManagerCase):
             'table': os.stat(manager.table).st_size,
         }
 
+    @own_network_if_possible
     def test_register_and_close(self):
         manager = self.manage()
         nodes = self.nodes(manager, self.STAY)
