@@ -281,6 +281,42 @@ static int tidy(Store *store) {
         return empty_lot(store, 1 - other);
 }
 
+/* Parks again, in the lot in use, all that this process has; what finds no room there is not kept any longer. */
+static void park_all(Store *store) {
+        Lot *lot = &store->lots[store->active];
+        LotTag tags[LOT_BATCH_MAX];
+        int fds[LOT_BATCH_MAX];
+        uint32_t next = 0;
+
+        store->live = 0;
+        while (next < store->n_parked) {
+                uint32_t first = next;
+                size_t n = 0;
+                bool kept;
+
+                for (; next < store->n_parked && n < LOT_BATCH_MAX; next++)
+                        if (store->parked[next].lot != NO_LOT) {
+                                tags[n] = (LotTag){.slot = next, .counter = store->parked[next].counter};
+                                fds[n++] = store->parked[next].fd;
+                        }
+                kept = n > 0 && lot_park(lot, tags, fds, n) == 0;
+                store->live += kept ? n : 0;
+                for (uint32_t slot = first; slot < next; slot++)
+                        if (store->parked[slot].lot != NO_LOT)
+                                store->parked[slot].lot = (uint8_t) (kept ? store->active : NO_LOT);
+        }
+}
+
+/* The last resort where the kernel lets nothing be parked before enough of what is parked has gone, because the limit
+ * was lowered: all of it goes first, and what lives is parked again. Killed in between, a process loses its nodes;
+ * but nobody is left to wait for a daemon that does not know him. */
+static void park_anew(Store *store) {
+        for (int i = 0; i < LOTS; i++)
+                lot_drop(&store->lots[i], store->lots[i].messages);
+        store->dead = 0;
+        park_all(store);
+}
+
 /* ---- Opening and restoring ---- */
 
 /* Opens what an earlier process has left, or begins anew.
@@ -480,8 +516,9 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
         /* The rest of an unfinished move comes before whatever is new, which would take its place. And what is of
          * another version, or found no descriptor free, must not stay parked: its peer would wait for a daemon that
          * does not know it. */
-        if (store->unclaimed || store->lots[1 - store->active].messages > 0)
-                (void) tidy(store);
+        if ((store->unclaimed || store->lots[1 - store->active].messages > 0) && tidy(store) == LOT_FULL &&
+            store->unclaimed)
+                park_anew(store);
         return failed;
 }
 

@@ -21,6 +21,8 @@ from manager import TABLE_BLOCK, Ended, ManagerCase, creations_in_log, half_clos
 LARGEST_NAME = '\U0001f600' * 255  # 1,020 bytes
 LARGEST_EXTRA = bytes(range(255)) * 4
 LOT_MAGIC = 0x3174744f4c64456d
+# A user of whom nobody else has a process.
+DAEMON = 61004
 ENDINGS = (signal.SIGKILL, signal.SIGTERM, signal.SIGABRT)
 
 
@@ -895,9 +897,21 @@ class Without(ManagerCase):
         self.assertEqual(manager.names(), [])
         self.node(manager, 'n')
 
-    def test_fewer_descriptors_than_nodes(self):
+    def manage_as_user(self):
+        """A manager whose daemon is limited by the kernel in what it may have in flight: not root, as under the units."""
+        if os.geteuid() != 0:
+            self.skipTest('needs root, to run the daemon as a user of whom nothing else is in flight')
+        os.chmod(self.directory, 0o711)
+        manager = self.manage(start=False, wrapper=['/usr/bin/setpriv', f'--reuid={DAEMON}', f'--regid={DAEMON}',
+                                                    '--clear-groups', '--pdeathsig=KILL'])
+        os.chmod(manager.directory, 0o711)
+        os.chmod(manager.notify.path, 0o666)
+        os.chown(manager.runtime, DAEMON, DAEMON)
+        return manager
+
+    def check_fewer_descriptors(self, manager):
         """LimitNOFILE= was lowered: who has no place any more is told so."""
-        manager = self.manage()
+        manager.start()
         nodes = self.nodes(manager, 300)
         manager.kill()
         manager.start(limits=[(resource.RLIMIT_NOFILE, 150, 150)])
@@ -908,17 +922,23 @@ class Without(ManagerCase):
                 self.assert_ends(conn)
         self.assert_unnoticed([conn for conn in nodes if conn.name in left])
         self.assertIn('Restored', manager.log())
+        return [conn for conn in nodes if conn.name in left]
+
+    def test_fewer_descriptors_than_nodes(self):
+        self.check_fewer_descriptors(self.manage('--max-nodes-per-user=1000000', start=False))
+
+    def test_more_in_flight_than_may_be(self):
+        """The same where the kernel lets nothing be parked before enough of what is parked has gone."""
+        manager = self.manage_as_user()
+        nodes = self.check_fewer_descriptors(manager)
+        self.assertEqual(manager.in_flight(), len(nodes))
+        manager.restart()
+        manager.settle_names([conn.name for conn in nodes])
+        self.assert_unnoticed(nodes)
 
     def test_limit_of_descriptors_in_flight(self):
         """The kernel lets a user have RLIMIT_NOFILE descriptors in flight, dead ones included."""
-        if os.geteuid() != 0:
-            self.skipTest('needs root, to run the daemon as a user for whom the limit holds')
-        os.chmod(self.directory, 0o711)
-        manager = self.manage(start=False, wrapper=['/usr/bin/setpriv', '--reuid=65534', '--regid=65534', '--clear-groups',
-                                                    '--pdeathsig=KILL'])
-        os.chmod(manager.directory, 0o711)
-        os.chmod(manager.notify.path, 0o666)
-        os.chown(manager.runtime, 65534, 65534)
+        manager = self.manage_as_user()
         manager.start(limits=[(resource.RLIMIT_NOFILE, 300, 300)])
         nodes = self.nodes(manager, 200)
         for round_ in range(5):
