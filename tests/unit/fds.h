@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <stdbool.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "unit.h"
 
@@ -93,6 +94,16 @@ static inline size_t count_fds(void) {
                 n++;
         closedir(dir);
         return n;
+}
+
+/* Whether the function succeeds in a process of its own. */
+static inline bool succeeds_in_child(bool (*function)(void)) {
+        pid_t pid = fork();
+        int status = 0;
+
+        if (pid == 0)
+                _exit(!function());
+        return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 START_TEST(not_here) {
