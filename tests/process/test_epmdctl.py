@@ -23,7 +23,7 @@ import unicodedata
 sys.dont_write_bytecode = True
 import tap  # noqa: E402
 from epmdtest import (  # noqa: E402
-    Case, DEADLINE, EPMD, HERE_V4, LIBC, UPSTREAM, alive2, clean_env, listener, port_of, private_network)
+    CLONE_NEWUSER, Case, DEADLINE, EPMD, HERE_V4, LIBC, UPSTREAM, alive2, clean_env, listener, port_of, private_network)
 
 TOP_SRCDIR = os.environ.get('TOP_SRCDIR') or os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
 EPMDCTL = os.path.abspath(os.environ.get('EPMDCTL') or os.path.join(os.path.dirname(EPMD), 'epmdctl'))
@@ -802,8 +802,9 @@ class Check(CtlCase):
     def test_own_name_unknown(self):
         """Nodes whose host has no address cannot find each other."""
         daemon = self.start_foreground()
+        flags = CLONE_NEWUTS if os.geteuid() == 0 else CLONE_NEWUTS | CLONE_NEWUSER
         script = 'import ctypes, os, sys\n' \
-                 f'if ctypes.CDLL(None).unshare({CLONE_NEWUTS}): os._exit(77)\n' \
+                 f'if ctypes.CDLL(None).unshare({flags}): os._exit(77)\n' \
                  'import socket\nsocket.sethostname("nameless.example")\nos.execv(sys.argv[1], sys.argv[1:])'
         process = self.command('-c', script, EPMDCTL, '--json', '--timeout=3', 'check', '-p', daemon.port,
                                program=sys.executable, env=self.environment())

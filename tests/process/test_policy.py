@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import time
+import unittest
 
 sys.dont_write_bytecode = True
 import tap
@@ -35,14 +36,16 @@ STORM_SECONDS = 2
 
 # --- users -----------------------------------------------------------------------------------------------------------
 
-def need_root(case):
+def need_root():
+    """Where another user is first needed a test ends as skipped, if it cannot be one."""
     if os.geteuid() != 0:
-        case.skipTest('needs root, to be several users')
+        raise unittest.SkipTest('needs root, to be several users')
 
 
 @contextlib.contextmanager
 def user(uid):
     """A socket belongs to whoever makes it."""
+    need_root()
     os.seteuid(uid)
     try:
         yield
@@ -52,6 +55,7 @@ def user(uid):
 
 def in_child(uid, function):
     """Runs a function as a process of that user alone, to its end."""
+    need_root()
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -71,10 +75,6 @@ def in_child(uid, function):
 
 class PeopleCase(ManagerCase):
     """A test with several users."""
-
-    def setUp(self):
-        super().setUp()
-        need_root(self)
 
     def connect_as(self, uid, daemon, address=None, **how):
         with user(uid):
@@ -317,6 +317,7 @@ class Ends(PeopleCase):
         shutil.copy(EPMD, program)
         os.chmod(self.directory, 0o755)
         wrapper = [SETPRIV, f'--reuid={DAEMON}', f'--regid={DAEMON}', '--clear-groups']
+        need_root()
         manager = self.manage(self.RELAXED, program=program, wrapper=wrapper, start=False)
         os.chown(manager.runtime, DAEMON, DAEMON)
         os.chmod(manager.directory, 0o755)
@@ -436,6 +437,7 @@ class Identity(PeopleCase):
         """A daemon in an empty network of its own, as PrivateNetwork=yes makes it."""
         if not os.access(UNSHARE, os.X_OK):
             self.skipTest(f'no {UNSHARE}')
+        need_root()
         return self.manage(*args, wrapper=[UNSHARE, '--net'], **how)
 
     def test_the_socket_that_is_passed_in(self):

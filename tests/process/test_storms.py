@@ -52,8 +52,9 @@ def find_helper():
 STORM = find_helper()
 
 
+@tap.beside
 class Storms(Case):
-    """Each test is a storm, in a network of its own."""
+    """Each test is a storm, in a network of its own: where its effect does not decide, there may be several."""
 
     def setUp(self):
         super().setUp()
@@ -233,6 +234,7 @@ def descriptor_limit():
 
 if __name__ == '__main__':
     sys.argv = [word for word in sys.argv if word != '--full']
+    tap.BESIDE = 1 if FULL else 3
     if FULL:
         tap.TEST_LIMIT = 200
     tap.main()
