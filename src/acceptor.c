@@ -211,3 +211,20 @@ size_t acceptor_describe(const Acceptor *acceptor, char *buffer, size_t size) {
         }
         return acceptor->n_listeners;
 }
+
+/* The TCP port that the listening sockets have; 0: there are several, or none. */
+uint16_t acceptor_port(const Acceptor *acceptor) {
+        uint16_t port = 0;
+
+        for (size_t i = 0; i < acceptor->n_listeners; i++) {
+                Address address;
+
+                if (listener_address(sd_event_source_get_io_fd(acceptor->listeners[i]), &address) < 0 ||
+                    address.port == 0)
+                        continue;
+                if (port != 0 && port != address.port)
+                        return 0;
+                port = address.port;
+        }
+        return port;
+}

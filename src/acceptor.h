@@ -5,6 +5,7 @@
  * spinning or giving up, while there is no room for more. */
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <systemd/sd-event.h>
 
 #include "address.h"
@@ -30,4 +31,5 @@ int acceptor_pass_on(const Acceptor *acceptor, PassedSockets *sockets);
 void acceptor_pause(Acceptor *acceptor);
 void acceptor_resume(Acceptor *acceptor);
 size_t acceptor_describe(const Acceptor *acceptor, char *buffer, size_t size);
+uint16_t acceptor_port(const Acceptor *acceptor);
 bool acceptor_is_paused(const Acceptor *acceptor);

@@ -736,11 +736,17 @@ static int add_rules(Server *server) {
         return r;
 }
 
+static const Address *peer_of(const Node *node) {
+        return &holder_of(node)->peer.address;
+}
+
 static int on_message(void *userdata, const char *message, size_t n, char **ret, size_t *ret_n, bool *ret_go_on) {
         Server *server = userdata;
         const VarlinkFacts facts = {
                 .stats = &server->stats,
                 .started = server->started,
+                .port = acceptor_port(server->acceptor),
+                .peer_of = peer_of,
                 .connections = server->n_conns,
                 .now = now_usec(server),
         };

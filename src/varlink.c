@@ -30,6 +30,8 @@ static const char interface_text[] =
         "  extra: string,\n"
         "  # microseconds since 1970\n"
         "  since: int,\n"
+        "  # from where it was registered\n"
+        "  peer: string,\n"
         "  # user and unit of the process, where they are known\n"
         "  uid: ?int,\n"
         "  unit: ?string\n"
@@ -43,6 +45,9 @@ static const char interface_text[] =
         "# What was counted since the daemon started\n"
         "method Statistics() -> (\n"
         "  since: int,\n"
+        "  # that is served, unless there are several\n"
+        "  port: ?int,\n"
+        "  # now\n"
         "  nodes: int,\n"
         "  connections: int,\n"
         "  counters: [string]int\n"
@@ -102,17 +107,18 @@ Varlink *varlink_free(Varlink *varlink) {
         return NULL;
 }
 
-static json_t *node_to_json(const Node *node) {
+static json_t *node_to_json(const VarlinkFacts *facts, const Node *node) {
         NodeInfo info = node_info(node);
         Owner owner = node_owner(node);
-        char extra[BASE64_SIZE(PROTO_EXTRA_MAX)];
+        char extra[BASE64_SIZE(PROTO_EXTRA_MAX)], peer[ADDRESS_TEXT_MAX];
         json_t *json;
 
-        json = json_pack("{s:s%, s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:I}", "name", (const char *) info.name,
+        json = json_pack("{s:s%, s:i, s:i, s:i, s:i, s:i, s:I, s:s, s:I, s:s}", "name", (const char *) info.name,
                          (size_t) info.name_len, "port", info.port, "type", info.type, "protocol", info.protocol,
                          "highestVersion", info.highest_version, "lowestVersion", info.lowest_version, "creation",
                          (json_int_t) node_creation(node), "extra",
-                         base64_encode(info.extra, info.extra_len, extra), "since", (json_int_t) node_since(node));
+                         base64_encode(info.extra, info.extra_len, extra), "since", (json_int_t) node_since(node),
+                         "peer", address_format(facts->peer_of(node), peer));
         if (json && owner.known)
                 (void) json_object_set_new(json, "uid", json_integer(owner.uid));
         /* A unit's name that is not UTF-8 is left out: jansson makes no string of it. */
@@ -141,23 +147,23 @@ static int reply_error(const char *error, const char *key, const char *value, ch
         return finish(json_pack("{s:s, s:{s:s}}", "error", error, "parameters", key, value), ret, ret_n);
 }
 
-static int method_list(Varlink *varlink, uint64_t now, char **ret, size_t *ret_n) {
+static int method_list(Varlink *varlink, const VarlinkFacts *facts, char **ret, size_t *ret_n) {
         json_t *nodes;
         int r;
 
         if (!varlink->list || (varlink->list_revision != registry_revision(varlink->registry) &&
-                               now >= varlink->list_until)) {
+                               facts->now >= varlink->list_until)) {
                 free(varlink->list);
                 varlink->list = NULL;
                 nodes = json_array();
                 for (Node *node = registry_newest(varlink->registry); node; node = registry_older(node))
-                        (void) json_array_append_new(nodes, node_to_json(node));
+                        (void) json_array_append_new(nodes, node_to_json(facts, node));
                 r = reply(json_pack("{s:o}", "nodes", nodes), &varlink->list, &varlink->list_len);
                 if (r < 0)
                         return r;
                 varlink->list_revision = registry_revision(varlink->registry);
                 varlink->list_until =
-                        now + registry_count(varlink->registry) * LIST_USEC_PER_NODE * LIST_SHARE;
+                        facts->now + registry_count(varlink->registry) * LIST_USEC_PER_NODE * LIST_SHARE;
         }
         *ret = malloc(varlink->list_len);
         if (!*ret)
@@ -167,7 +173,8 @@ static int method_list(Varlink *varlink, uint64_t now, char **ret, size_t *ret_n
         return 0;
 }
 
-static int method_lookup(const Varlink *varlink, json_t *parameters, char **ret, size_t *ret_n) {
+static int method_lookup(const Varlink *varlink, const VarlinkFacts *facts, json_t *parameters, char **ret,
+                         size_t *ret_n) {
         json_t *name = json_object_get(parameters, "name");
         const Node *node;
 
@@ -176,7 +183,7 @@ static int method_lookup(const Varlink *varlink, json_t *parameters, char **ret,
         node = registry_find(varlink->registry, (const uint8_t *) json_string_value(name), json_string_length(name));
         if (!node)
                 return reply_error(INTERFACE ".NotRegistered", "name", json_string_value(name), ret, ret_n);
-        return reply(json_pack("{s:o}", "node", node_to_json(node)), ret, ret_n);
+        return reply(json_pack("{s:o}", "node", node_to_json(facts, node)), ret, ret_n);
 }
 
 static json_t *counters_to_json(const Stats *stats) {
@@ -209,10 +216,13 @@ static json_t *counters_to_json(const Stats *stats) {
 }
 
 static int method_statistics(const Varlink *varlink, const VarlinkFacts *facts, char **ret, size_t *ret_n) {
-        return reply(json_pack("{s:I, s:I, s:I, s:o}", "since", (json_int_t) facts->started, "nodes",
-                               (json_int_t) registry_count(varlink->registry), "connections",
-                               (json_int_t) facts->connections, "counters", counters_to_json(facts->stats)),
-                     ret, ret_n);
+        json_t *json = json_pack("{s:I, s:I, s:I, s:o}", "since", (json_int_t) facts->started, "nodes",
+                                 (json_int_t) registry_count(varlink->registry), "connections",
+                                 (json_int_t) facts->connections, "counters", counters_to_json(facts->stats));
+
+        if (json && facts->port > 0)
+                (void) json_object_set_new(json, "port", json_integer(facts->port));
+        return reply(json, ret, ret_n);
 }
 
 static int method_info(char **ret, size_t *ret_n) {
@@ -236,19 +246,32 @@ static int method_description(json_t *parameters, char **ret, size_t *ret_n) {
         return reply(json_pack("{s:s}", "description", text), ret, ret_n);
 }
 
+/* What is before the last dot is the interface. */
+static int no_such_method(const char *method, char **ret, size_t *ret_n) {
+        const char *dot = strrchr(method, '.');
+        size_t n = dot ? (size_t) (dot - method) : 0;
+
+        if (!dot || (n == strlen(INTERFACE) && strncmp(method, INTERFACE, n) == 0) ||
+            (n == strlen(SERVICE_INTERFACE) && strncmp(method, SERVICE_INTERFACE, n) == 0))
+                return reply_error(SERVICE_INTERFACE ".MethodNotFound", "method", method, ret, ret_n);
+        return finish(json_pack("{s:s, s:{s:s%}}", "error", SERVICE_INTERFACE ".InterfaceNotFound", "parameters",
+                                "interface", method, n),
+                      ret, ret_n);
+}
+
 static int dispatch(Varlink *varlink, const VarlinkFacts *facts, const char *method, json_t *parameters, char **ret,
                     size_t *ret_n) {
         if (strcmp(method, INTERFACE ".List") == 0)
-                return method_list(varlink, facts->now, ret, ret_n);
+                return method_list(varlink, facts, ret, ret_n);
         if (strcmp(method, INTERFACE ".Lookup") == 0)
-                return method_lookup(varlink, parameters, ret, ret_n);
+                return method_lookup(varlink, facts, parameters, ret, ret_n);
         if (strcmp(method, INTERFACE ".Statistics") == 0)
                 return method_statistics(varlink, facts, ret, ret_n);
         if (strcmp(method, SERVICE_INTERFACE ".GetInfo") == 0)
                 return method_info(ret, ret_n);
         if (strcmp(method, SERVICE_INTERFACE ".GetInterfaceDescription") == 0)
                 return method_description(parameters, ret, ret_n);
-        return reply_error(SERVICE_INTERFACE ".MethodNotFound", "method", method, ret, ret_n);
+        return no_such_method(method, ret, ret_n);
 }
 
 /* Handles one call.

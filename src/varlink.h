@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "address.h"
 #include "registry.h"
 #include "stats.h"
 #include "util.h"
@@ -21,7 +22,9 @@ typedef struct VarlinkFacts {
         const Stats *stats;
         uint64_t started;   /* realtime, µs */
         size_t connections; /* open, those of registered nodes included */
+        uint16_t port;      /* that is served; 0: there are several */
         uint64_t now;       /* monotonic, µs */
+        const Address *(*peer_of)(const Node *node); /* from where it was registered */
 } VarlinkFacts;
 
 /* Outcomes. */
