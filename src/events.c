@@ -211,6 +211,20 @@ void events_unregistered(Events *events, uint64_t now, const Node *node, const A
                   escape_text(info.name, info.name_len, name, sizeof name), info.port, reason);
 }
 
+/* A node that an earlier process has registered and whose connection is gone with it. */
+void events_lost(Events *events, uint64_t now, const TableRecord *record) {
+        const NodeInfo *info = &record->info;
+        LogFields fields = node_fields(ID_UNREGISTERED, info, NULL, &record->owner);
+        char name[ESCAPED_NAME_MAX];
+
+        if (!may_log(events, now))
+                return;
+        fields.creation = proto_wire_creation(info->highest_version, record->counter);
+        fields.reason = "its connection was not kept";
+        log_event(events->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
+                  escape_text(info->name, info->name_len, name, sizeof name), info->port, fields.reason);
+}
+
 /* Who has the name that somebody else wants, or for whom it is kept. */
 static void conflict_text(const Response *response, char *buffer, size_t size) {
         char since[32] = "?", text[OWNER_TEXT_MAX];

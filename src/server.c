@@ -917,8 +917,11 @@ static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, 
         Server *server = userdata;
         bool registered = false;
 
-        if (fd < 0 || !adopt(server, slot, record, fd, &registered))
+        if (fd < 0 || !adopt(server, slot, record, fd, &registered)) {
+                if (record->live)
+                        events_lost(server->events, now_usec(server), record);
                 (void) registry_restore(server->registry, slot, record, NULL, NULL);
+        }
         return registered;
 }
 

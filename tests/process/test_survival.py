@@ -6,6 +6,7 @@ import datetime
 import glob
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -474,6 +475,21 @@ class Creations(ManagerCase):
             manager.settle_names([])
             manager.stop()
             manager.start()
+
+
+class Told(ManagerCase):
+    def test_end_of_a_life(self):
+        """Each registration has its end in the log, also one whose connection was lost with the process."""
+        manager = self.manage()
+        self.node(manager, 'a', port=1).close()
+        manager.settle_names([])
+        self.node(manager, 'n\u00f8d "x"', port=4711)
+        manager.stop()
+        manager.start()
+        lost = re.findall(r'Unregistered .*', manager.log())
+        self.assertEqual(lost, ['Unregistered n\u00f8d "x" at port 4711: its connection was not kept'])
+        manager.restart()
+        self.assertNotIn('Unregistered', manager.log())
 
 
 class Damage(ManagerCase):
