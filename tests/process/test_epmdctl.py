@@ -1001,60 +1001,6 @@ class CommandLine(CtlCase):
         self.ctl('list', '-p', daemon.port, env={'ERL_EPMD_PORT': ''})
 
 
-class Page(CtlCase):
-    """The examples of the pages, word for word."""
-
-    def section(self, page):
-        with open(os.path.join(TOP_SRCDIR, 'man', page), encoding='utf-8') as file:
-            return file.read().split('.Sh EXAMPLES\n', 1)[1].split('.Sh ', 1)[0].replace('\\e', '\\').splitlines()
-
-    def commands(self, page):
-        return [line.removeprefix('$ ') for line in self.section(page) if line.startswith('$ ')]
-
-    def test_protocol_bytes(self):
-        """The packets of epmd-protocol(7), by the daemon; the creation in it is only an example."""
-        packets = [bytes.fromhex(line) for line in self.section('epmd-protocol.7')
-                   if re.fullmatch('([0-9a-f]{2} ?)+', line)]
-        request, reply, question, found = packets
-        for program in filter(None, (EPMD, UPSTREAM)):
-            daemon = self.start_foreground(program=program)
-            self.assertEqual(request, alive2('a', port=34567))
-            with contextlib.closing(self.connect(daemon)) as conn:
-                received = conn.send(request).recv(len(reply))
-                self.assertEqual(received[:2], reply[:2])
-                self.assertEqual(len(received), len(reply))
-                self.assertEqual(daemon.ask(question), found)
-
-    @private_network
-    def test_protocol_shell(self):
-        """On the port of the page, which is free in a network of one's own."""
-        command, = self.commands('epmd-protocol.7')
-        daemon = self.start_foreground(port=4369)
-        self.register(daemon, 'rabbit', port=25672)
-        process = self.command('-c', command, program='/bin/bash')
-        process.wait()
-        self.assertEqual((process.out.text(), process.err.text()), ('name rabbit at port 25672\n', ''))
-
-    def test_epmdctl(self):
-        examples = self.commands('epmdctl.1')
-        self.assertGreaterEqual(len(examples), 6)
-        daemon = self.daemon_with('rabbit')
-        self.fake_varlink([node('rabbit', self.ports['rabbit'])], statistics(port=daemon.port))
-        bin_dir = os.path.join(self.directory, 'bin')
-        os.mkdir(bin_dir)
-        os.symlink(EPMDCTL, os.path.join(bin_dir, 'epmdctl'))
-        # A stand-in for what the examples run, and a host that answers.
-        for name in ('my-cnode', 'jq'):
-            with open(os.path.join(bin_dir, name), 'w', encoding='ascii') as script:
-                script.write('#!/bin/sh\ncat >/dev/null\n')
-            os.chmod(os.path.join(bin_dir, name), stat.S_IRWXU)
-        env = self.environment(ERL_EPMD_PORT=str(daemon.port), PATH=bin_dir + ':' + os.environ.get('PATH', '/bin'))
-        for example in examples:
-            process = self.command('-c', f'cd {shlex.quote(self.directory)}; {example}', program='/bin/sh', env=env)
-            process.wait()
-            self.assertEqual(process.status, 0, f'{example}\n{process.out.text()}{process.err.text()}')
-
-
 def take_name():
     """Where this is allowed, a host name that resolves, for these tests alone: the machine's own need not."""
     if LIBC.unshare(CLONE_NEWUTS) == 0:
