@@ -64,10 +64,9 @@ int lot_park(Lot *lot, const LotTag *tags, const int *fds, size_t n) {
                 .msg_control = &control,
                 .msg_controllen = CMSG_SPACE(n * sizeof *fds),
         };
-        struct cmsghdr *header;
+        struct cmsghdr *header = &control.header;
 
         memset(&control, 0, CMSG_SPACE(n * sizeof *fds));
-        header = CMSG_FIRSTHDR(&message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
         header->cmsg_len = CMSG_LEN(n * sizeof *fds);
