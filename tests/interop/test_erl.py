@@ -79,6 +79,7 @@ class TwoNodes(HostCase):
 
 
 @unittest.skipIf(MISSING, MISSING)
+@tap.beside
 class Lives(HostCase):
     """Nodes and the daemon that come and go."""
 

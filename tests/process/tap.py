@@ -18,7 +18,7 @@ import unittest
 
 # No test may hang the suite: the alarm ends it as a failure, with a traceback of where it waited.
 TEST_LIMIT = 60
-# As many of those that run beside the others do so at the same time: they mostly wait.
+# As many of those that run beside the others do so at the same time: most of them wait.
 BESIDE = 8
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -32,7 +32,7 @@ def prctl(option, value):
 
 
 def beside(test):
-    """Marks a method, or every one of a class: it mostly waits, so that it can run while others do."""
+    """Marks a method, or every one of a class: it waits, or takes long, and can run while others do."""
     test.runs_beside = True
     return test
 
@@ -181,7 +181,7 @@ class Beside:
         with os.fdopen(self.reader, encoding='utf-8') as pipe:
             data = pipe.read()
         os.waitpid(self.pid, 0)
-        return Outcome(*json.loads(data)) if data else Outcome(self.name, 0, None, ['its process ended without a verdict'])
+        return Outcome(*json.loads(data)) if data else Outcome(self.name, 0, None, ['it ended without a verdict'])
 
 
 def bail_out(reason):
