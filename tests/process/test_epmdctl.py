@@ -267,6 +267,7 @@ class List(CtlCase):
         self.assertEqual(self.ctl_json('-p', daemon.port)[0],
                          [{'name': 'b', 'port': self.ports['b']}, node('a', self.ports['a'])])
 
+    @tap.beside
     def test_bad_varlink(self):
         """Whatever comes from that socket, the names are told, and why there is no more than these."""
         daemon = self.daemon_with('a')
@@ -350,6 +351,7 @@ class List(CtlCase):
                               f'epmdctl: no epmd answers on port {port} of 127.0.0.2; what is wrong is told by: '
                               'epmdctl check 127.0.0.2\n')
 
+    @tap.beside
     def test_bad_servers(self):
         for port, why in ((self.silent_port(), 'accepts connections, but did not answer within 0.3 s'),
                           (self.fake_epmd(b''), 'closed the connection without an answer'),
@@ -536,6 +538,7 @@ class Lookup(CtlCase):
             self.assertTrue(out.startswith(name + '\n'))
         self.ctl('lookup', 'x' * 1020, '-p', daemon.port, status=NO_EPMD)
 
+    @tap.beside
     def test_no_epmd(self):
         for port, why in ((self.reserve(), 'Connection refused'),
                           (self.silent_port(), 'accepts connections, but did not answer within 0.3 s'),
@@ -654,6 +657,7 @@ class Register(CtlCase):
             self.assertEqual(out, '')
             self.assertRegex(err, r'\Aepmdctl: [^\n]*: refused: the name is taken[^\n]*\n\Z')
 
+    @tap.beside
     def test_no_epmd(self):
         for port, why in ((self.reserve(), 'no epmd at .*: Connection refused'),
                           (self.silent_port(), 'no answer in time'),
@@ -776,6 +780,7 @@ class Check(CtlCase):
         self.assertFalse([item for item in findings if item['check'] in ('listener', 'node', 'exposure')])
         self.check('127.0.0.1', '-p', port, status=2)
 
+    @tap.beside
     def test_silent_port(self):
         port = self.silent_port()
         findings = self.check('-p', port, SHORT, status=2)
@@ -950,6 +955,7 @@ class Stats(CtlCase):
         self.assertIn(f'{self.varlink}: No such file or directory\n', err)
         self.assertIn('systemctl enable --now epmd.socket', err)
 
+    @tap.beside
     def test_bad_replies(self):
         for reply in ({'parameters': statistics(counters=[])}, {'parameters': statistics(counters={'a': 'b'})},
                       {'parameters': statistics(nodes=-1)}, {'parameters': statistics(since=None)}):
