@@ -639,13 +639,14 @@ class Register(CtlCase):
         daemon = self.start_foreground()
         script = f'trap "echo caught; exit 6" INT; echo up; read line <{self.fifo()}'
         pid, terminal = self.start_in_terminal('-q', 'register', 'x', '1', '-p', daemon.port, '--', 'sh', '-c', script)
-        seen = b''
+        seen, deadline = b'', time.monotonic() + DEADLINE
         with contextlib.suppress(OSError):
-            while select.select([terminal], [], [], DEADLINE)[0]:
-                seen += os.read(terminal, 4096)
-                if b'up' in seen and b'^C' not in seen:
+            while time.monotonic() < deadline:
+                if select.select([terminal], [], [], 0.05)[0]:
+                    seen += os.read(terminal, 4096)
+                elif b'up' in seen:
+                    # Until it is heard: a shell that is about to open the FIFO notes it, and then waits there.
                     os.write(terminal, b'\x03')
-                    seen += b'^C'
         os.close(terminal)
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 6)
         self.assertEqual(seen.count(b'caught'), 1)
