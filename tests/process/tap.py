@@ -37,6 +37,11 @@ def beside(test):
     return test
 
 
+def remark(text):
+    """Prints a line that is no verdict, in one piece: several tests may do so at the same time."""
+    os.write(sys.stdout.fileno(), f'# {text}\n'.encode())
+
+
 class Hung(AssertionError):
     """The test did not end within TEST_LIMIT seconds."""
 

@@ -140,8 +140,8 @@ class Storms(Case):
         counts = '; '.join(f'{key} {sum(found[key] for found in outcomes)}' for key in COUNTS)
         ratio = during / max(before, beside)
         twins = f', {beside} µs beside it' if twin else ''
-        print(f'# {name}: look-ups p99 {during} µs in storm, {before} µs before{twins}, {ratio:.1f} times; '
-              f'{most - memory} KiB more memory; {descriptors} descriptors; storm: {counts}', flush=True)
+        tap.remark(f'{name}: look-ups p99 {during} µs in storm, {before} µs before{twins}, {ratio:.1f} times; '
+                   f'{most - memory} KiB more memory; {descriptors} descriptors; storm: {counts}')
         self.assertLess(most - memory, GROWTH, 'KiB that it has grown by')
         self.assertLessEqual(self.lines_of(daemon) - lines, 10 * (time.monotonic() - begun + 1), 'lines')
         return ratio, outcomes
