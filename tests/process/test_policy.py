@@ -836,8 +836,10 @@ class LogLimits(ReachCase):
         for word in ('Did not answer', 'Registered node', 'Unregistered node', 'Refused to register', 'held back'):
             self.assertTrue([line for line in lines if word in line], word)
         seen = len(daemon.err.text())
-        told = daemon.wait_stderr(r'(?s)\A.{%d}.*?(\d+) messages were held back' % seen)
-        self.assertGreater(int(told[1]), 10)
+        # Far more than are logged, so that there surely is a rest: of the storm itself a few lines may be left, or none.
+        self.everything(daemon)
+        told = daemon.wait_stderr(r'(?s)\A.{%d}.*?(\d+) messages? (?:were|was) held back' % seen)
+        self.assertGreater(int(told[1]), 0)
 
     @private_network
     def test_what_was_held_back_is_told_at_the_end(self):
