@@ -127,9 +127,24 @@ static json_t *node_to_json(const VarlinkFacts *facts, const Node *node) {
         return json;
 }
 
+/* The text, or NULL. json_dumps() leaves out keys for which its buffer could not grow. */
+static char *dump(const json_t *json) {
+        size_t n = json_dumpb(json, NULL, 0, JSON_COMPACT);
+        char *text = n > 0 ? malloc(n + 1) : NULL;
+
+        if (!text)
+                return NULL;
+        if (json_dumpb(json, text, n, JSON_COMPACT) != n) {
+                free(text);
+                return NULL;
+        }
+        text[n] = 0;
+        return text;
+}
+
 /* Ends a message: json, which is consumed, with the NUL that divides messages. NULL json: out of memory. */
 static int finish(json_t *json, char **ret, size_t *ret_n) {
-        char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+        char *text = json ? dump(json) : NULL;
 
         json_decref(json);
         if (!text)
