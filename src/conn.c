@@ -3,7 +3,6 @@
 
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -38,10 +37,20 @@ static Output *output_free(Output *output) {
         return NULL;
 }
 
+/* What was sent is not the whole reply. A reply is at its end where the connection is, so the end of this one must not
+ * look like it: the connection is reset. */
+static void reset_at_end(const Conn *conn) {
+        const struct linger reset = {.l_onoff = 1};
+
+        (void) setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+}
+
 /* Closes the connection, which no poller watches any more, and frees it. Always returns NULL. */
 Conn *conn_free(Conn *conn) {
         if (!conn)
                 return NULL;
+        if (conn->output && conn->output->at > 0)
+                reset_at_end(conn);
         frame_done(&conn->frame);
         output_free(conn->output);
         safe_close(conn->fd);
@@ -110,18 +119,22 @@ static int send_from(int fd, const uint8_t *data, size_t n, const Listing *listi
 }
 
 /* Sends a reply: data and the listing (may be NULL) behind it, in one send if the kernel takes it. What it does not
- * take is kept, with a reference to the listing. Returns 0: all sent; CONN_WAIT; a negative errno. */
+ * take is kept, with a reference to the listing: a connection that is freed meanwhile is reset. Returns 0: all sent;
+ * CONN_WAIT; a negative errno. */
 int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing) {
         Output *output;
         size_t at = 0;
         int r;
 
         r = send_from(conn->fd, data, n, listing, &at);
-        if (r != CONN_WAIT)
-                return r;
-        output = malloc(sizeof *output + n);
-        if (!output)
-                return -ENOMEM;
+        if (r == 0)
+                return 0;
+        output = r == CONN_WAIT ? malloc(sizeof *output + n) : NULL;
+        if (!output) {
+                if (at > 0)
+                        reset_at_end(conn);
+                return r < 0 ? r : -ENOMEM;
+        }
         *output = (Output){.listing = listing_ref(listing), .at = at, .len = n};
         memcpy(output->data, data, n);
         conn->output = output;
@@ -173,9 +186,9 @@ bool conn_is_sending(const Conn *conn, const Listing *listing) {
 /* Whether the end of a registered connection has arrived and is only not read yet: its peer has closed or reset it,
  * or sent bytes, which a registered node must not. */
 bool conn_is_gone(const Conn *conn) {
-        struct pollfd p = {.fd = conn->fd, .events = POLLIN | POLLRDHUP};
+        uint8_t byte;
 
-        return poll(&p, 1, 0) > 0;
+        return recv(conn->fd, &byte, sizeof byte, MSG_DONTWAIT | MSG_PEEK) >= 0 || errno != EAGAIN;
 }
 
 /* Whether nothing was ever sent on this connection, by whatever process. Only TCP can tell; elsewhere, no. */
