@@ -74,7 +74,7 @@ int lot_park(Lot *lot, const LotTag *tags, const int *fds, size_t n) {
         while (sendmsg(lot->in, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
                 if (errno == EINTR)
                         continue;
-                return errno == EAGAIN || errno == ETOOMANYREFS || errno == ENOBUFS ? LOT_FULL : -errno;
+                return is_passing_error(-errno) || errno == ETOOMANYREFS ? LOT_FULL : -errno;
         }
         lot->messages++;
         return 0;

@@ -373,25 +373,32 @@ static int reload(void *userdata) {
 }
 
 /* Opens the store, where there is one: a service with a runtime directory. A daemon that cannot use it serves
- * nevertheless. */
-static void open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, StoreReport *report) {
+ * nevertheless, unless another process could a moment later, and lose no node.
+ * Returns 0 or a negative errno, explained. */
+static int open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, StoreReport *report) {
         const char *directories = getenv("RUNTIME_DIRECTORY");
         _cleanup_free_ char *directory = NULL;
         int r;
 
-        /* A drop-in may add others behind that of the unit. */
-        if (directories && *directories && *directories != ':')
-                directory = strndup(directories, strcspn(directories, ":"));
-        if (directory) {
-                r = store_new(directory, &daemon->sockets, nodes_max + REGISTRY_RELEASED_MAX + 1, descriptors, report,
-                              &daemon->store);
-                if (r >= 0)
-                        return;
-                log_message(daemon->log, LOG_WARNING,
-                            "Registrations will be lost when epmd restarts, failed to open %s: %s", directory,
-                            ERR_TEXT(r));
+        if (!directories || !*directories || *directories == ':') {
+                store_abandon(&daemon->sockets);
+                return 0;
         }
+        /* A drop-in may add others behind that of the unit. */
+        directory = strndup(directories, strcspn(directories, ":"));
+        r = directory ? store_new(directory, &daemon->sockets, nodes_max + REGISTRY_RELEASED_MAX + 1, descriptors,
+                                  report, &daemon->store)
+                      : -ENOMEM;
+        if (r >= 0)
+                return 0;
+        if (is_passing_error(r))
+                return log_failure(daemon->log, r, "Failed to open %s, ending so that the next process does; if that "
+                                                   "happens again and again, look at MemoryMax= and LimitNOFILE= of "
+                                                   "the service", directories);
+        log_message(daemon->log, LOG_WARNING, "Registrations will be lost when epmd restarts, failed to open %s: %s",
+                    directories, ERR_TEXT(r));
         store_abandon(&daemon->sockets);
+        return 0;
 }
 
 /* Opens what tells who a local peer is: the socket that the unit passes, or one of its own. Without it everything
@@ -510,11 +517,17 @@ static int daemon_init(Daemon *daemon) {
                 return r;
         open_identity(daemon);
         if (options->systemd)
-                open_store(daemon, nodes_max, descriptors, &report);
+                r = open_store(daemon, nodes_max, descriptors, &report);
+        if (r < 0)
+                return r;
         r = make_parts(daemon, &config, nodes_max);
         if (r < 0 || !daemon->store)
                 return r;
         r = server_restore(daemon->server, &report);
+        if (is_passing_error(r))
+                return log_failure(daemon->log, r, "Failed to take over the registered nodes, ending so that the next "
+                                                   "process does; if that happens again and again, look at MemoryMax= "
+                                                   "and LimitNOFILE= of the service");
         if (r < 0)
                 (void) log_failure(daemon->log, r, "Failed to restore all nodes; the others will have to register "
                                                    "again");
@@ -551,7 +564,7 @@ static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
         }
         if (r > 0)
                 return EXIT_SUCCESS;
-        systemd_notify("ERRNO=%d\nSTATUS=%s", -r, ERR_TEXT(r));
+        (void) systemd_notify("ERRNO=%d\nSTATUS=%s", -r, ERR_TEXT(r));
         /* The unit restarts without a pause, as a daemon that was killed must; one that cannot run is no reason to
          * keep the machine busy. */
         if (options->systemd && getenv("NOTIFY_SOCKET"))

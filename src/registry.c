@@ -273,7 +273,8 @@ int registry_add(Registry *registry, const NodeInfo *info, const Holder *holder,
 /* Brings back a record of the table, as registered, or, without a holder, as a released name. To be called in the
  * order of their serials: of two with the same name the later one is remembered.
  *
- * *ret is set for a registered node. Returns 0; REGISTRY_TAKEN, REGISTRY_FULL or -ENOMEM: the record is erased. */
+ * *ret is set for a registered node. Returns 0; REGISTRY_TAKEN or REGISTRY_FULL: the record is erased;
+ * -ENOMEM: it is as it was. */
 int registry_restore(Registry *registry, uint32_t slot, const TableRecord *record, const Holder *holder, Node **ret) {
         Node *previous, *node = NULL;
         const NodeInfo *info = &record->info;
@@ -287,7 +288,8 @@ int registry_restore(Registry *registry, uint32_t slot, const TableRecord *recor
         else if (!(node = node_new(info, hash, &record->owner)))
                 r = -ENOMEM;
         if (r != 0) {
-                table_erase(registry->table, slot);
+                if (r != -ENOMEM)
+                        table_erase(registry->table, slot);
                 return r;
         }
         previous = names_find(&registry->released, hash, info->name, info->name_len);
@@ -301,7 +303,6 @@ int registry_restore(Registry *registry, uint32_t slot, const TableRecord *recor
         else
                 table_release(registry->table, slot);
         if (!(holder ? enter(registry, node) : names_add(&registry->released, node))) {
-                table_erase(registry->table, slot);
                 free(node);
                 return -ENOMEM;
         }

@@ -882,47 +882,60 @@ static bool tell_registered(Server *server, Conn *conn) {
 
 /* Makes the connection of a node that an earlier process has registered; the descriptor is the server's from here
  * on.
- * Returns whether the record has been dealt with; ret_registered: by registering it. */
-static bool adopt(Server *server, uint32_t slot, const TableRecord *record, int fd, bool *ret_registered) {
+ * Returns 1: it is registered; 0: it has ended, and so has its registration; -ENOTCONN: it has ended, and nothing else
+ * was done; another negative errno: out of memory, and all that is stored is as it was. */
+static int adopt(Server *server, uint32_t slot, const TableRecord *record, int fd) {
         _cleanup_close_ int owned = fd;
         SocketAddress remote = {};
         socklen_t len = sizeof remote;
         Holder holder = {.fd = fd, .cookie = record->cookie};
         Peer peer = {.local = true}; /* or it would not be registered */
         Conn *conn;
+        int r;
 
         if (getpeername(fd, &remote.any, &len) == 0)
                 peer.address = address_from_socket(&remote);
-        if (peer.address.family == AF_UNSPEC || conn_new(fd, &peer, 0, server, &conn) < 0) {
+        if (peer.address.family == AF_UNSPEC) {
                 (void) shutdown(fd, SHUT_RDWR);
-                return false;
+                return -ENOTCONN;
         }
+        r = conn_new(fd, &peer, 0, server, &conn);
+        if (r < 0)
+                return r;
         (void) TAKE_FD(owned);
         holder.connection = conn;
         conn->state = CONN_REGISTERED;
         server->n_conns++;
-        if (registry_restore(server->registry, slot, record, &holder, &conn->node) != 0) {
+        r = registry_restore(server->registry, slot, record, &holder, &conn->node);
+        if (r < 0) {
+                conn_free(conn);
+                server->n_conns--;
+                return r;
+        }
+        if (r > 0) {
                 (void) shutdown(fd, SHUT_RDWR);
                 end_conn(server, conn, "could not be restored");
-                return true;
+                return 0;
         }
-        *ret_registered =
-                wait_for(server, conn, EPOLLIN) >= 0 && (record->told || tell_registered(server, conn));
-        if (!*ret_registered)
-                end_conn(server, conn, "could not be told");
-        return true;
+        r = wait_for(server, conn, EPOLLIN);
+        if (is_passing_error(r))
+                return r;
+        if (r >= 0 && (record->told || tell_registered(server, conn)))
+                return 1;
+        end_conn(server, conn, "could not be told");
+        return 0;
 }
 
-static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
+static int on_record(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
         Server *server = userdata;
-        bool registered = false;
+        int r = fd < 0 ? -ENOTCONN : adopt(server, slot, record, fd);
 
-        if (fd < 0 || !adopt(server, slot, record, fd, &registered)) {
-                if (record->live)
-                        events_lost(server->events, now_usec(server), record);
-                (void) registry_restore(server->registry, slot, record, NULL, NULL);
-        }
-        return registered;
+        if (r != -ENOTCONN)
+                return r;
+        if (record->live)
+                events_lost(server->events, now_usec(server), record);
+        (void) registry_restore(server->registry, slot, record, NULL, NULL);
+        return 0;
 }
 
 /* Unregisters, before anyone can ask for them, the nodes that ended while no process was there: what happened to their
@@ -937,10 +950,12 @@ static void end_those_gone(Server *server, StoreReport *report) {
 }
 
 /* Takes over what an earlier process has left in the store, and tells the log. report: as store_new() filled it.
- * Returns 0, or a negative errno after which some nodes are missing. */
+ * Returns as store_restore(). */
 int server_restore(Server *server, StoreReport *report) {
         int r = store_restore(server->store, on_record, server, report);
 
+        if (is_passing_error(r))
+                return r;
         end_those_gone(server, report);
         server->stats.restores = report->restored;
         events_restored(server->events, report);

@@ -95,7 +95,9 @@ static int grow_table(Store *store) {
 
         if (size <= store->table_size)
                 return -ENOSPC;
-        r = posix_fallocate(store->table_fd, 0, (off_t) size);
+        do
+                r = posix_fallocate(store->table_fd, 0, (off_t) size);
+        while (r == EINTR);
         if (r != 0)
                 return -r;
         r = grow_parked(store, (uint32_t) (size / TABLE_BLOCK_SIZE));
@@ -402,7 +404,8 @@ static void claim(Store *store, int lot, LotTag tag, int fd, StoreReport *report
                 hang_up(store, fd);
                 return;
         }
-        if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) < 0 || cookie != recorded) {
+        /* What could not be asked for, then or now, proves nothing either way: the tag has to do. */
+        if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &len) == 0 && recorded != 0 && cookie != recorded) {
                 report->mismatched++;
                 hang_up(store, fd);
                 return;
@@ -474,26 +477,29 @@ static int list_records(const Store *store, Place **ret, size_t *ret_n) {
         return 0;
 }
 
-static void restore_record(Store *store, uint32_t slot, StoreRecordFunction on_record, void *userdata,
-                           StoreReport *report) {
+static int restore_record(Store *store, uint32_t slot, StoreRecordFunction on_record, void *userdata,
+                          StoreReport *report) {
         uint8_t payload[TABLE_PAYLOAD_MAX];
         Parked *parked = &store->parked[slot];
         TableRecord record;
+        int r;
 
         if (table_get(&store->table, slot, payload, &record) != 0)
-                return;
-        if (on_record(userdata, slot, &record, parked->fd)) {
-                report->restored++;
-                return;
-        }
-        report->released += record.live;
-        if (parked->lot != NO_LOT)
+                return 0;
+        r = on_record(userdata, slot, &record, parked->fd);
+        if (r < 0)
+                return r;
+        report->restored += r > 0;
+        report->released += record.live && r == 0;
+        if (r == 0 && parked->lot != NO_LOT)
                 store_drop(store, slot);
+        return 0;
 }
 
 /* Brings back what an earlier process has left: calls on_record for each record, with its connection where that is
  * still there. Nothing is taken out of the lots, so that being killed meanwhile does no harm.
- * Returns 0, or a negative errno after which some are missing. */
+ * Returns 0, or a negative errno: if is_passing_error() all is stored as before, for another process to try again, else
+ * some are missing. */
 int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, StoreReport *report) {
         _cleanup_free_ Place *places = NULL;
         size_t n;
@@ -503,16 +509,23 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
                 r = claim_lot(store, i, report);
                 if (r >= 0)
                         continue;
-                /* The others are brought back all the same. */
+                if (is_passing_error(r))
+                        return r;
+                /* The others are brought back all the same; and however many messages were not seen, this lot is not
+                 * empty and must be. */
                 store->unclaimed = true;
+                store->lots[i].messages++;
                 failed = r;
         }
         store->active = store->lots[1].messages > 0;
         r = list_records(store, &places, &n);
         if (r < 0)
                 return r;
-        for (size_t i = 0; i < n; i++)
-                restore_record(store, places[i].slot, on_record, userdata, report);
+        for (size_t i = 0; i < n; i++) {
+                r = restore_record(store, places[i].slot, on_record, userdata, report);
+                if (r < 0)
+                        return r;
+        }
         /* The rest of an unfinished move comes before whatever is new, which would take its place. And what is of
          * another version, or found no descriptor free, must not stay parked: its peer would wait for a daemon that
          * does not know it. */

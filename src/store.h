@@ -31,8 +31,8 @@ enum {
 };
 
 /* A record, in the order of registration; fd: its connection, the function's, or -1: the name is only remembered.
- * Returns whether the connection is registered now. */
-typedef bool (*StoreRecordFunction)(void *userdata, uint32_t slot, const TableRecord *record, int fd);
+ * Returns 1: the connection is registered now; 0: it is not; a negative errno: stop, nothing has changed. */
+typedef int (*StoreRecordFunction)(void *userdata, uint32_t slot, const TableRecord *record, int fd);
 
 int store_new(const char *directory, PassedSockets *sockets, size_t records_max, size_t in_flight_max,
               StoreReport *report, Store **ret);

@@ -4,6 +4,7 @@
 /* The few helpers that every file may use: scope-bound cleanup and small arithmetic. */
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -64,6 +65,11 @@ static inline void safe_closep(int *fd) {
 
 static inline size_t size_min(size_t a, size_t b) {
         return a < b ? a : b;
+}
+
+/* Whether an error, a negative errno, is one of want, which another process may not meet a moment later. */
+static inline bool is_passing_error(int r) {
+        return r == -ENOMEM || r == -ENOBUFS || r == -EMFILE || r == -ENFILE || r == -EAGAIN || r == -EINTR;
 }
 
 /* strerror() for the fixed set of errors that we print; errors are negative errno values. */

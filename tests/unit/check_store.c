@@ -322,7 +322,7 @@ static void drop(size_t i) {
 
 /* ---- Restoring ---- */
 
-static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
+static int on_record(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
         char name[PROTO_NAME_BYTES_MAX + 1], want[PROTO_NAME_BYTES_MAX + 1];
         size_t i;
 
@@ -636,7 +636,7 @@ START_TEST(released_but_parked) {
 END_TEST
 
 /* A daemon that does not want any of them: they are dropped from the store. */
-static bool refuse(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
+static int refuse(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
         size_t *n = userdata;
 
         (void) record;
