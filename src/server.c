@@ -58,6 +58,9 @@ struct Server {
 
         sd_event_source *status_timer; /* armed: a change waits to be told to the service manager */
         uint64_t status_time;          /* of the last STATUS= */
+        bool ready_untold;             /* READY=1 goes with the next one */
+        sd_event_source *watchdog_timer;
+        uint64_t watchdog; /* µs; 0: the service manager does not wait for a sign of life */
         sd_event_source *idle_timer;
         uint64_t active_time;    /* when something was last done for a peer */
         sd_event_source *end_timer;    /* armed: the daemon has been told to end */
@@ -86,12 +89,36 @@ static uint64_t now_realtime(const Server *server) {
 
 /* ---- What the service manager is told ---- */
 
+static void status_changed(Server *server);
+
+/* A manager that has no time to read hears it a second later. */
 static void notify_status(Server *server) {
         size_t nodes = registry_count(server->registry), others = server->n_conns - nodes;
+        int r;
 
         server->status_time = now_usec(server);
-        systemd_notify("STATUS=%zu %s registered, %zu other %s", nodes, nodes == 1 ? "node" : "nodes", others,
-                       others == 1 ? "connection" : "connections");
+        r = systemd_notify("%sSTATUS=%zu %s registered, %zu other %s", server->ready_untold ? "READY=1\n" : "", nodes,
+                           nodes == 1 ? "node" : "nodes", others, others == 1 ? "connection" : "connections");
+        if (r < 0)
+                status_changed(server);
+        else
+                server->ready_untold = false;
+}
+
+/* Without it the manager would end the daemon sooner or later. */
+static void notify_ready(Server *server) {
+        server->ready_untold = true;
+        notify_status(server);
+}
+
+/* Twice in each period, so that one that gets lost does no harm. */
+static int on_watchdog_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+        Server *server = userdata;
+
+        (void) usec;
+        (void) systemd_notify("WATCHDOG=1");
+        (void) sd_event_source_set_time_relative(source, server->watchdog / 2);
+        return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
 
 /* Tells the new counts, to the log as well those of messages, at most once a second. */
@@ -156,7 +183,7 @@ static int on_reload_timer(sd_event_source *source, uint64_t usec, void *userdat
         r = server->config.reload(server->config.reload_userdata);
         (void) log_failure(server->log, r, "Failed to start the new program, going on with this one");
         acceptor_resume(server->acceptor);
-        systemd_notify("READY=1");
+        notify_ready(server);
         return 0;
 }
 
@@ -172,7 +199,7 @@ static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *inf
                 events_reload_impossible(server->events);
                 return 0;
         }
-        systemd_notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(server));
+        (void) systemd_notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(server));
         acceptor_pause(server->acceptor);
         server->reload_deadline = now_usec(server) + RELOAD_GRACE_MSEC * USEC_PER_MSEC;
         (void) sd_event_source_set_time(server->reload_timer, now_usec(server));
@@ -709,6 +736,18 @@ static int add_timer(Server *server, sd_event_time_handler_t handler, sd_event_s
         return r < 0 ? r : sd_event_source_set_enabled(*ret, SD_EVENT_OFF);
 }
 
+static int add_watchdog(Server *server) {
+        int r;
+
+        server->watchdog = systemd_watchdog();
+        r = add_timer(server, on_watchdog_timer, &server->watchdog_timer);
+        if (r < 0 || server->watchdog == 0)
+                return r;
+        (void) sd_event_source_set_time_accuracy(server->watchdog_timer, server->watchdog / 8 + 1);
+        (void) sd_event_source_set_time(server->watchdog_timer, 0);
+        return sd_event_source_set_enabled(server->watchdog_timer, SD_EVENT_ONESHOT);
+}
+
 static int add_signals(Server *server) {
         sigset_t hangup;
         int r;
@@ -793,7 +832,7 @@ static int add_sources(Server *server) {
         if (r >= 0)
                 r = add_signals(server);
         if (r >= 0)
-                r = sd_event_set_watchdog(server->event, true);
+                r = add_watchdog(server);
         return r;
 }
 
@@ -856,6 +895,7 @@ Server *server_free(Server *server) {
         allow_done(&server->private_only);
         allow_done(&server->anyone);
         sd_event_source_disable_unref(server->status_timer);
+        sd_event_source_disable_unref(server->watchdog_timer);
         sd_event_source_disable_unref(server->idle_timer);
         sd_event_source_disable_unref(server->end_timer);
         sd_event_source_disable_unref(server->reload_timer);
@@ -982,8 +1022,7 @@ int server_run(Server *server, ServerEnd *ret) {
         server->started = now_realtime(server);
         server->start_time = now_usec(server);
         events_started(server->events, acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
-        systemd_notify("READY=1");
-        notify_status(server);
+        notify_ready(server);
         if (server->config.idle_timeout > 0) {
                 r = sd_event_source_set_time_accuracy(server->idle_timer, server->config.idle_timeout / 10 + 1);
                 if (r < 0)
@@ -1000,7 +1039,7 @@ int server_run(Server *server, ServerEnd *ret) {
                                                                   : SERVER_END_SIGNAL;
         if (r < 0)
                 return r;
-        systemd_notify("STOPPING=1\nSTATUS=Ending");
+        (void) systemd_notify("STOPPING=1\nSTATUS=Ending");
         events_stopping(server->events, registry_count(server->registry));
         *ret = (ServerEnd) r;
         return 0;

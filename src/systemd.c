@@ -5,7 +5,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <systemd/sd-daemon.h>
+
+/* How long the manager may take to read something without which nodes would be lost. */
+enum { PATIENCE_SECONDS = 10 };
 
 /* Names of descriptors when LISTEN_FDNAMES has more of them than there are descriptors, because a unit's name with
  * colons in it, epmd@[2001:db8::1].socket, fell apart. The names of what is in the store have none, and come last:
@@ -101,32 +107,99 @@ void systemd_leave(void) {
         (void) unsetenv("WATCHDOG_PID");
 }
 
-/* Tells the service manager (sd_notify(3)); does nothing where there is none. A failure is of no consequence that
- * the daemon could mend, the manager's time-outs are there for it. */
-void systemd_notify(const char *format, ...) {
+/* Where the service manager listens, as sd_notify(3) has it. Returns false where there is none. */
+static bool manager_address(struct sockaddr_un *ret, socklen_t *ret_len) {
+        const char *path = getenv("NOTIFY_SOCKET");
+        size_t n = path ? strlen(path) : 0;
+
+        *ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+        if (n < 2 || n >= sizeof ret->sun_path || (path[0] != '/' && path[0] != '@'))
+                return false;
+        memcpy(ret->sun_path, path, n);
+        if (path[0] == '@')
+                ret->sun_path[0] = 0;
+        *ret_len = (socklen_t) (offsetof(struct sockaddr_un, sun_path) + n);
+        return true;
+}
+
+static void put_descriptor(struct msghdr *message, void *control, size_t size, int fd) {
+        struct cmsghdr *header;
+
+        memset(control, 0, size);
+        message->msg_control = control;
+        message->msg_controllen = size;
+        header = CMSG_FIRSTHDR(message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(header), &fd, sizeof fd);
+}
+
+/* Tells the service manager something; does nothing where there is none. sd_notify(3) would wait for as long as the
+ * manager does not read, and everybody would wait for the daemon.
+ *
+ * fd: goes with it, or -1; patient: waits for some seconds, else not at all. Returns 0; -EAGAIN: the manager does not
+ * read; another negative errno. */
+static int tell(const char *state, int fd, bool patient) {
+        const struct timeval patience = {.tv_sec = PATIENCE_SECONDS};
+        struct sockaddr_un address;
+        struct iovec iov = {.iov_base = (void *) state, .iov_len = strlen(state)};
+        struct msghdr message = {.msg_name = &address, .msg_iov = &iov, .msg_iovlen = 1};
+        union {
+                struct cmsghdr header; /* for alignment */
+                uint8_t space[CMSG_SPACE(sizeof(int))];
+        } control;
+        _cleanup_close_ int sock = -1;
+
+        if (!manager_address(&address, &message.msg_namelen))
+                return 0;
+        sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        if (sock < 0)
+                return -errno;
+        if (patient && setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0)
+                patient = false;
+        if (fd >= 0)
+                put_descriptor(&message, &control, sizeof control, fd);
+        while (sendmsg(sock, &message, MSG_NOSIGNAL | (patient ? 0 : MSG_DONTWAIT)) < 0)
+                if (errno != EINTR)
+                        return -errno;
+        return 0;
+}
+
+/* Tells the service manager what sd_notify(3) says, and never waits. Returns 0, also where there is no manager;
+ * a negative errno: it does not know, and what is important should be said again later. */
+int systemd_notify(const char *format, ...) {
         char state[512];
         va_list ap;
 
         va_start(ap, format);
         (void) vsnprintf(state, sizeof state, format, ap);
         va_end(ap);
-        (void) sd_notify(false, state);
+        return tell(state, -1, false);
+}
+
+/* How often the service manager wants to hear WATCHDOG=1, in µs; 0: never. */
+uint64_t systemd_watchdog(void) {
+        uint64_t usec = 0;
+
+        return sd_watchdog_enabled(false, &usec) > 0 ? usec : 0;
 }
 
 /* Gives a duplicate of a descriptor to the service manager, which passes it to the next process of the service
  * (sd_pid_notify_with_fds(3)). It is kept even when it hangs up. Returns 0 or a negative errno. */
 int systemd_store(const char *name, int fd) {
         char state[128];
-        int r;
 
         (void) snprintf(state, sizeof state, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
-        r = sd_pid_notify_with_fds(0, false, state, &fd, 1);
-        return r < 0 ? r : 0;
+        return tell(state, fd, true);
 }
 
 /* Has the service manager close all that it keeps under that name. */
 void systemd_unstore(const char *name) {
-        systemd_notify("FDSTOREREMOVE=1\nFDNAME=%s", name);
+        char state[128];
+
+        (void) snprintf(state, sizeof state, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+        (void) tell(state, -1, true);
 }
 
 /* Moves what occupies the places where sd_listen_fds(3) looks out of the way, and the descriptors, too. saved: as

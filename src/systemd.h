@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "util.h"
 
@@ -25,6 +26,7 @@ void passed_sockets_done(PassedSockets *sockets);
 int systemd_exec(const char *program, char **argv, const PassedSockets *sockets);
 
 void systemd_leave(void);
-void systemd_notify(const char *format, ...) _printf_(1, 2);
+int systemd_notify(const char *format, ...) _printf_(1, 2);
+uint64_t systemd_watchdog(void);
 int systemd_store(const char *name, int fd);
 void systemd_unstore(const char *name);
