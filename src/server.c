@@ -89,7 +89,16 @@ static uint64_t now_realtime(const Server *server) {
 
 /* ---- What the service manager is told ---- */
 
-static void status_changed(Server *server);
+/* Tells the new counts, to the log as well those of messages, at most once a second. */
+static void status_changed(Server *server) {
+        int enabled = SD_EVENT_OFF;
+
+        (void) sd_event_source_get_enabled(server->status_timer, &enabled);
+        if (enabled != SD_EVENT_OFF)
+                return;
+        (void) sd_event_source_set_time(server->status_timer, server->status_time + USEC_PER_SEC);
+        (void) sd_event_source_set_enabled(server->status_timer, SD_EVENT_ONESHOT);
+}
 
 /* A manager that has no time to read hears it a second later. */
 static void notify_status(Server *server) {
@@ -119,17 +128,6 @@ static int on_watchdog_timer(sd_event_source *source, uint64_t usec, void *userd
         (void) systemd_notify("WATCHDOG=1");
         (void) sd_event_source_set_time_relative(source, server->watchdog / 2);
         return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
-}
-
-/* Tells the new counts, to the log as well those of messages, at most once a second. */
-static void status_changed(Server *server) {
-        int enabled = SD_EVENT_OFF;
-
-        (void) sd_event_source_get_enabled(server->status_timer, &enabled);
-        if (enabled != SD_EVENT_OFF)
-                return;
-        (void) sd_event_source_set_time(server->status_timer, server->status_time + USEC_PER_SEC);
-        (void) sd_event_source_set_enabled(server->status_timer, SD_EVENT_ONESHOT);
 }
 
 static int on_status_timer(sd_event_source *source, uint64_t usec, void *userdata) {
