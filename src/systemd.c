@@ -13,9 +13,42 @@
 /* How long the manager may take to read something without which nodes would be lost. */
 enum { PATIENCE_SECONDS = 10 };
 
-/* Names of descriptors when LISTEN_FDNAMES has more of them than there are descriptors, because a unit's name with
- * colons in it, epmd@[2001:db8::1].socket, fell apart. The names of what is in the store have none, and come last:
- * so they are given out from the end, and what is wrong belongs to listening sockets, whose names matter less. */
+static void free_names(char **names) {
+        for (char **name = names; names && *name; name++)
+                free(*name);
+        free(names);
+}
+
+/* The end of the name that begins there: the next colon, but for an instance of a unit only one behind its suffix. */
+static const char *end_of_name(const char *name) {
+        const char suffix[] = ".socket", *end = strchrnul(name, ':');
+        const size_t n = sizeof suffix - 1;
+
+        if (memchr(name, '@', (size_t) (end - name)))
+                while (*end && ((size_t) (end - name) < n || memcmp(end - n, suffix, n) != 0))
+                        end = strchrnul(end + 1, ':');
+        return end;
+}
+
+/* Names of descriptors when LISTEN_FDNAMES seems to have more of them than there are descriptors, because a unit's name
+ * has colons in it: epmd@[2001:db8::1].socket. NULL: it is not that, or there is no memory. */
+static char **names_of_units(int n) {
+        const char *at = getenv("LISTEN_FDNAMES"), *end;
+        char **names = calloc((size_t) n + 1, sizeof *names);
+
+        for (int i = 0; names && at && i < n; i++) {
+                end = end_of_name(at);
+                names[i] = strndup(at, (size_t) (end - at));
+                at = *end ? end + 1 : NULL;
+        }
+        if (names && !at && names[n - 1])
+                return names;
+        free_names(names);
+        return NULL;
+}
+
+/* The same where even that does not come out. The names of what is in the store have no colons, and come last: so they
+ * are given out from the end, and what is wrong belongs to listening sockets. */
 static char **names_from_end(int n) {
         const char *all = getenv("LISTEN_FDNAMES");
         char **names = calloc((size_t) n + 1, sizeof *names);
@@ -30,12 +63,6 @@ static char **names_from_end(int n) {
         return names;
 }
 
-static void free_names(char **names) {
-        for (char **name = names; names && *name; name++)
-                free(*name);
-        free(names);
-}
-
 /* Takes the descriptors that the service manager passed to this very process (sd_listen_fds_with_names(3)); they
  * are close-on-exec. *ret is to be freed with passed_sockets_done(), which closes what is still there.
  * Returns 0, with no items when nothing was passed; -ENOMEM; the error of a malformed environment. */
@@ -47,7 +74,9 @@ int systemd_take_sockets(PassedSockets *ret) {
         n = sd_listen_fds_with_names(false, &names);
         if (n == -EINVAL) {
                 n = sd_listen_fds(false);
-                names = n > 0 ? names_from_end(n) : NULL;
+                names = n > 0 ? names_of_units(n) : NULL;
+                if (n > 0 && !names)
+                        names = names_from_end(n);
         }
         if (n < 0)
                 return n;

@@ -5,6 +5,7 @@
 import base64
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ import time
 
 sys.dont_write_bytecode = True
 import tap  # noqa: E402
-from epmdtest import Case, DEADLINE, names, port2, port_of, readable  # noqa: E402
+from epmdtest import Case, DEADLINE, names as names_request, port2, readable  # noqa: E402
 
 REQUEST_MAX = 16 * 1024
 CHANNELS_MAX = 32
@@ -131,6 +132,21 @@ class Content(VarlinkCase):
     def test_several_ports(self):
         """Which of them a number counts for cannot be said."""
         self.assertNotIn('port', self.parameters(self.channel(self.start_both(ports=2)), f'{EPMD}.Statistics'))
+
+    def test_beside_any_name(self):
+        """The socket is found by its name also where the name of another one has colons in it, which are what divides
+        the names."""
+        names = ['epmd@\\x5b2001:db8::7\\x5d.socket', 'epmd@\\x5b::1\\x5d.socket', 'epmd.socket', 'varlink']
+        for order in itertools.permutations(names):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.directory, 'varlink'))
+            self.path = os.path.join(self.directory, 'varlink')
+            listeners = [self.listener(self.path) if name == 'varlink' else self.listener() for name in order]
+            address = next(sock.getsockname()[:2] for sock in listeners if sock.family == socket.AF_INET)
+            daemon = self.start(listeners=listeners, fd_names=order)
+            self.assertEqual(self.parameters(self.channel(daemon), f'{EPMD}.List'), {'nodes': []}, order)
+            self.assertEqual(daemon.ask(names_request(), address), struct.pack('>I', address[1]), order)
+            self._end_daemon(daemon)
 
     def test_service(self):
         """What varlinkctl asks first; each member of a reply is in the description of its interface."""
@@ -310,7 +326,7 @@ class Limits(VarlinkCase):
             while unread.sock.send(LIST * 100):
                 pass
         self.assertEqual(len(self.parameters(self.channel(daemon), f'{EPMD}.List')['nodes']), 1)
-        self.assertEqual(daemon.ask(names())[:4], struct.pack('>I', daemon.port))
+        self.assertEqual(daemon.ask(names_request())[:4], struct.pack('>I', daemon.port))
 
 
 if __name__ == '__main__':
