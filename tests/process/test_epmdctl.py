@@ -1008,6 +1008,78 @@ class CommandLine(CtlCase):
         self.ctl('list', '-p', daemon.port, env={'ERL_EPMD_PORT': ''})
 
 
+class Matrix(CtlCase):
+    """Every command against every kind of other side: the status, and what people are told."""
+
+    COMMANDS = {
+        'list': ('list',), 'lookup': ('lookup', 'rabbit'), 'register': ('register', 'c1', '4711', '--', 'echo', 'ran'),
+        'check': ('check',), 'stats': ('stats',)}
+    NO_STATS = NO_EPMD, r'^epmdctl: .*/varlink: No such file or directory$'
+    # Status and what is said, on whichever stream.
+    WANTED = {
+        'ours': {
+            'list': (OK, r'^rabbit +\d+ +normal +6-6 +\d+ +'), 'lookup': (OK, r'^ *creation: \d+$'),
+            'register': (OK, r'^ran$'), 'check': (OK, r'^ok +listener +epmd for systemd$'),
+            'stats': (OK, r'^ *nodes now +1$')},
+        'upstream': {
+            'list': (OK, r'asked by NAMES, which tells only names and ports$'), 'lookup': (OK, r'^ +port: \d+$'),
+            'register': (OK, r'^ran$'), 'check': (NO, r'^warning +listener +epmd \(PID \d+\), which systemd does not'),
+            'stats': NO_STATS},
+        'dead port': {
+            'list': (NO_EPMD, r'^epmdctl: 127.0.0.1:\d+: Connection refused$'),
+            'lookup': (NO_EPMD, r'^epmdctl: 127.0.0.1:\d+: Connection refused$'),
+            'register': (NO_EPMD, r'^epmdctl: no epmd at .*: Connection refused$'),
+            'check': (NO_EPMD, r'^problem +port +127.0.0.1:\d+: Connection refused$'), 'stats': NO_STATS},
+        'silent port': {
+            'list': (NO_EPMD, r'accepts connections, but did not answer within 0.1 s$'),
+            'lookup': (NO_EPMD, r'accepts connections, but did not answer within 0.1 s$'),
+            'register': (NO_EPMD, r'no answer in time$'),
+            'check': (NO_EPMD, r'^problem +port +.*accepts connections, but did not answer'), 'stats': NO_STATS},
+        'unknown host': {
+            'list': (NO_EPMD, rf'^epmdctl: no epmd answers on port 4369 of {UNKNOWN_HOST}; '),
+            'lookup': (NO_EPMD, rf'^epmdctl: no epmd answers on port 4369 of {UNKNOWN_HOST}; '),
+            # These are for this host only.
+            'register': (USAGE, '^epmdctl: '),
+            'check': (NO_EPMD, rf'^problem +name +{UNKNOWN_HOST} has no address'),
+            'stats': (USAGE, '^epmdctl: ')}}
+
+    def run_all(self, against, *options, host=None, environment=None):
+        for command, (status, pattern) in self.WANTED[against].items():
+            words = list(self.COMMANDS[command])
+            if host:
+                words[1:2] = [f'{words[1]}@{host}'] if command in ('lookup', 'register') else [host]
+            out, err = self.ctl(*options, *words, status=status, env=environment)
+            self.assertRegex(out + err, re.compile(pattern, re.M), f'{command} against {against}')
+            self.assertEqual('ran' in out, command == 'register' and status == OK, out)
+
+    def test_ours(self):
+        daemon = self.start(listeners=[self.listener(), self.listener(self.varlink)], fd_names=['epmd.socket', 'varlink'])
+        rabbit = self.listener('0.0.0.0')
+        self.register(daemon, 'rabbit', port=port_of(rabbit))
+        # The socket is this process's, as systemd's would be.
+        self.WANTED = dict(self.WANTED, ours=dict(self.WANTED['ours'], check=(NO, r'^ok +port +127.0.0.1:\d+: answered$')))
+        self.run_all('ours', '-p', daemon.port)
+
+    def test_upstream(self):
+        self.need_upstream()
+        daemon = self.daemon_with('rabbit', program=UPSTREAM)
+        self.run_all('upstream', '-p', daemon.port)
+
+    def test_dead_port(self):
+        self.run_all('dead port', '-p', self.reserve())
+
+    def test_silent_port(self):
+        self.run_all('silent port', '--timeout=0.1', '-p', self.silent_port())
+
+    def test_unknown_host(self):
+        self.run_all('unknown host', '--timeout=3', host=UNKNOWN_HOST)
+
+    def test_nothing_is_left_out(self):
+        self.assertEqual({against: sorted(row) for against, row in self.WANTED.items()},
+                         {against: sorted(self.COMMANDS) for against in (
+                             'ours', 'upstream', 'dead port', 'silent port', 'unknown host')})
+
+
 def take_name():
     """Where this is allowed, a host name that resolves, for these tests alone: the machine's own need not."""
     if LIBC.unshare(CLONE_NEWUTS) == 0:
