@@ -1078,7 +1078,7 @@ START_TEST(half_moved_and_full) {
 }
 END_TEST
 
-static bool count_found(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
+static int count_found(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
         (void) slot;
         (void) record;
         *(size_t *) userdata += fd >= 0;
