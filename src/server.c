@@ -15,6 +15,7 @@
 #include "conn.h"
 #include "deadlines.h"
 #include "events.h"
+#include "notifier.h"
 #include "poller.h"
 #include "systemd.h"
 #include "tally.h"
@@ -56,11 +57,7 @@ struct Server {
         Listing *unsent[LISTINGS_MAX]; /* the versions that some connection still sends, a ring */
         size_t next_unsent;
 
-        sd_event_source *status_timer; /* armed: a change waits to be told to the service manager */
-        uint64_t status_time;          /* of the last STATUS= */
-        bool ready_untold;             /* READY=1 goes with the next one */
-        sd_event_source *watchdog_timer;
-        uint64_t watchdog; /* µs; 0: the service manager does not wait for a sign of life */
+        Notifier notifier;
         sd_event_source *idle_timer;
         uint64_t active_time;    /* when something was last done for a peer */
         sd_event_source *end_timer;    /* armed: the daemon has been told to end */
@@ -89,56 +86,13 @@ static uint64_t now_realtime(const Server *server) {
 
 /* ---- What the service manager is told ---- */
 
-/* Tells the new counts, to the log as well those of messages, at most once a second. */
-static void status_changed(Server *server) {
-        int enabled = SD_EVENT_OFF;
-
-        (void) sd_event_source_get_enabled(server->status_timer, &enabled);
-        if (enabled != SD_EVENT_OFF)
-                return;
-        (void) sd_event_source_set_time(server->status_timer, server->status_time + USEC_PER_SEC);
-        (void) sd_event_source_set_enabled(server->status_timer, SD_EVENT_ONESHOT);
-}
-
-/* A manager that has no time to read hears it a second later. */
-static void notify_status(Server *server) {
+static bool on_status(void *userdata, char *text, size_t size) {
+        Server *server = userdata;
         size_t nodes = registry_count(server->registry), others = server->n_conns - nodes;
-        int r;
 
-        server->status_time = now_usec(server);
-        r = systemd_notify("%sSTATUS=%zu %s registered, %zu other %s", server->ready_untold ? "READY=1\n" : "", nodes,
-                           nodes == 1 ? "node" : "nodes", others, others == 1 ? "connection" : "connections");
-        if (r < 0)
-                status_changed(server);
-        else
-                server->ready_untold = false;
-}
-
-/* Without it the manager would end the daemon sooner or later. */
-static void notify_ready(Server *server) {
-        server->ready_untold = true;
-        notify_status(server);
-}
-
-/* Twice in each period, so that one that gets lost does no harm. */
-static int on_watchdog_timer(sd_event_source *source, uint64_t usec, void *userdata) {
-        Server *server = userdata;
-
-        (void) usec;
-        (void) systemd_notify("WATCHDOG=1");
-        (void) sd_event_source_set_time_relative(source, server->watchdog / 2);
-        return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
-}
-
-static int on_status_timer(sd_event_source *source, uint64_t usec, void *userdata) {
-        Server *server = userdata;
-
-        (void) source;
-        (void) usec;
-        notify_status(server);
-        if (events_tell_held_back(server->events, now_usec(server)))
-                status_changed(server);
-        return 0;
+        (void) snprintf(text, size, "%zu %s registered, %zu other %s", nodes, nodes == 1 ? "node" : "nodes", others,
+                        others == 1 ? "connection" : "connections");
+        return events_tell_held_back(server->events, now_usec(server));
 }
 
 /* ---- Idle exit ---- */
@@ -181,7 +135,7 @@ static int on_reload_timer(sd_event_source *source, uint64_t usec, void *userdat
         r = server->config.reload(server->config.reload_userdata);
         (void) log_failure(server->log, r, "Failed to start the new program, going on with this one");
         acceptor_resume(server->acceptor);
-        notify_ready(server);
+        notifier_ready(&server->notifier);
         return 0;
 }
 
@@ -267,14 +221,14 @@ static void unregister(Server *server, Conn *conn, const char *why) {
         if (server->store)
                 store_drop(server->store, slot);
         (void) shutdown(conn->fd, SHUT_RDWR);
-        status_changed(server);
+        notifier_changed(&server->notifier);
         events_table(server->events, server->registry);
 }
 
 static void end_conn(Server *server, Conn *conn, const char *why) {
         events_debug(server->events, VERBOSITY_PACKETS, &conn->peer.address, why);
         if (conn->watched)
-                status_changed(server);
+                notifier_changed(&server->notifier);
         poller_forget(&server->poller, conn);
         if (conn->node)
                 unregister(server, conn, why);
@@ -305,7 +259,7 @@ static int wait_for(Server *server, Conn *conn, uint32_t events) {
         int r;
 
         if (!conn->watched)
-                status_changed(server);
+                notifier_changed(&server->notifier);
         r = poller_watch(&server->poller, conn, events);
         if (r < 0) {
                 say_limit(server, "A connection could not be waited for and was closed");
@@ -566,7 +520,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
                 return;
         case VERDICT_REFUSED:
                 events_refused(server->events, now_usec(server), &response, &conn->peer.address, &holder.owner);
-                status_changed(server);
+                notifier_changed(&server->notifier);
                 break;
         case VERDICT_STOP:
                 end_conn(server, holder_of(response.node), "stopped by request");
@@ -714,7 +668,7 @@ static void on_accept(void *userdata, int fd, const SocketAddress *remote, const
                 events_turned_away(server->events, now, &peer.address,
                                    allow == server->config.allow ? server->config.allow_text : NULL,
                                    server->config.allow_option);
-                status_changed(server);
+                notifier_changed(&server->notifier);
                 return;
         }
         if (!make_room(server, &peer) || conn_new(fd, &peer, now + server->config.packet_timeout, server, &conn) < 0)
@@ -732,18 +686,6 @@ static int add_timer(Server *server, sd_event_time_handler_t handler, sd_event_s
                 server->event, ret, CLOCK_MONOTONIC, UINT64_MAX, 100 * USEC_PER_MSEC, handler, server);
 
         return r < 0 ? r : sd_event_source_set_enabled(*ret, SD_EVENT_OFF);
-}
-
-static int add_watchdog(Server *server) {
-        int r;
-
-        server->watchdog = systemd_watchdog();
-        r = add_timer(server, on_watchdog_timer, &server->watchdog_timer);
-        if (r < 0 || server->watchdog == 0)
-                return r;
-        (void) sd_event_source_set_time_accuracy(server->watchdog_timer, server->watchdog / 8 + 1);
-        (void) sd_event_source_set_time(server->watchdog_timer, 0);
-        return sd_event_source_set_enabled(server->watchdog_timer, SD_EVENT_ONESHOT);
 }
 
 static int add_signals(Server *server) {
@@ -815,8 +757,6 @@ static int add_sources(Server *server) {
         if (r >= 0)
                 r = acceptor_new(server->event, on_accept, on_accept_error, server, &server->acceptor);
         if (r >= 0)
-                r = add_timer(server, on_status_timer, &server->status_timer);
-        if (r >= 0)
                 r = add_timer(server, on_idle_timer, &server->idle_timer);
         if (r >= 0)
                 r = add_timer(server, on_end_timer, &server->end_timer);
@@ -830,7 +770,7 @@ static int add_sources(Server *server) {
         if (r >= 0)
                 r = add_signals(server);
         if (r >= 0)
-                r = add_watchdog(server);
+                r = notifier_init(&server->notifier, server->event, on_status, server);
         return r;
 }
 
@@ -892,8 +832,7 @@ Server *server_free(Server *server) {
         allow_done(&server->local_only);
         allow_done(&server->private_only);
         allow_done(&server->anyone);
-        sd_event_source_disable_unref(server->status_timer);
-        sd_event_source_disable_unref(server->watchdog_timer);
+        notifier_done(&server->notifier);
         sd_event_source_disable_unref(server->idle_timer);
         sd_event_source_disable_unref(server->end_timer);
         sd_event_source_disable_unref(server->reload_timer);
@@ -1020,7 +959,7 @@ int server_run(Server *server, ServerEnd *ret) {
         server->started = now_realtime(server);
         server->start_time = now_usec(server);
         events_started(server->events, acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
-        notify_ready(server);
+        notifier_ready(&server->notifier);
         if (server->config.idle_timeout > 0) {
                 r = sd_event_source_set_time_accuracy(server->idle_timer, server->config.idle_timeout / 10 + 1);
                 if (r < 0)
