@@ -192,7 +192,9 @@ static void put_ip(__be32 *to, const Address *address) {
 
 /* Asks for exactly one socket: the peer's own, so its address is the source. */
 static int ask(Identity *identity, const Address *peer, const Address *own) {
-        uint8_t buffer[MNL_ALIGN(sizeof(struct nlmsghdr)) + MNL_ALIGN(sizeof(struct inet_diag_req_v2))] = {};
+        /* MNL_ALIGN() masks with an int, which is no mask of a size_t. */
+        _Alignas(struct nlmsghdr) uint8_t
+                buffer[MNL_ALIGN((int) sizeof(struct nlmsghdr)) + MNL_ALIGN((int) sizeof(struct inet_diag_req_v2))] = {};
         struct nlmsghdr *header = mnl_nlmsg_put_header(buffer);
         struct inet_diag_req_v2 *request = mnl_nlmsg_put_extra_header(header, sizeof *request);
         const struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};

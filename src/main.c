@@ -296,6 +296,11 @@ static int add_own(Server *server, const Options *options, Log *log) {
 
 /* ---- The daemon ---- */
 
+/* In numbers that a descriptor can have: no limit at all is more than a size_t of 32 bits. */
+static size_t usable_limit(rlim_t limit) {
+        return limit < INT32_MAX ? (size_t) limit : INT32_MAX;
+}
+
 /* Raises the soft limit of descriptors to the hard one. Returns what holds then. */
 static size_t raise_descriptors(Log *log) {
         struct rlimit limit;
@@ -306,13 +311,13 @@ static size_t raise_descriptors(Log *log) {
         }
         /* Under systemd both are the same, and the sandbox forbids the call. */
         if (limit.rlim_cur == limit.rlim_max)
-                return size_min(limit.rlim_cur, INT32_MAX);
+                return usable_limit(limit.rlim_cur);
         limit.rlim_cur = limit.rlim_max;
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0) {
                 (void) log_failure(log, -errno, "Failed to raise the limit of descriptors");
                 (void) getrlimit(RLIMIT_NOFILE, &limit);
         }
-        return size_min(limit.rlim_cur, INT32_MAX);
+        return usable_limit(limit.rlim_cur);
 }
 
 /* Divides the descriptors among the daemon itself, those who only ask, and the nodes. With very few, each part gets

@@ -445,7 +445,7 @@ static void end_by_request(Server *server, const Conn *conn) {
 }
 
 static void delay(unsigned seconds) {
-        struct timespec left = {.tv_sec = seconds};
+        struct timespec left = {.tv_sec = (time_t) seconds};
 
         while (seconds > 0 && nanosleep(&left, &left) < 0 && errno == EINTR)
                 ;
