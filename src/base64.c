@@ -3,7 +3,8 @@
 
 /* buffer: of BASE64_SIZE(n) characters. Always returns buffer. */
 const char *base64_encode(const uint8_t *data, size_t n, char *buffer) {
-        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
+        const size_t padding = 64;
         char *out = buffer;
 
         for (size_t i = 0; i < n; i += 3) {
@@ -16,8 +17,8 @@ const char *base64_encode(const uint8_t *data, size_t n, char *buffer) {
                         group |= data[i + 2];
                 *out++ = digits[group >> 18];
                 *out++ = digits[group >> 12 & 63];
-                *out++ = left > 1 ? digits[group >> 6 & 63] : '=';
-                *out++ = left > 2 ? digits[group & 63] : '=';
+                *out++ = digits[left > 1 ? group >> 6 & 63 : padding];
+                *out++ = digits[left > 2 ? group & 63 : padding];
         }
         *out = 0;
         return buffer;

@@ -105,7 +105,8 @@ bool ask_answered(const Asked *asked) {
 
 /* What happened at an address, as the end of a sentence that begins with it. Always returns buffer. */
 const char *attempt_text(const Attempt *attempt, const CtlOptions *options, char buffer[ATTEMPT_TEXT_MAX]) {
-        double seconds = (double) (options->timeout / USEC_PER_MSEC) / 1000;
+        uint64_t milliseconds = options->timeout / USEC_PER_MSEC;
+        double seconds = (double) milliseconds / 1000;
         const char *text = "answered";
 
         switch (attempt->result) {

@@ -113,6 +113,7 @@ CtlTable *ctl_table_new(const CtlColumn *columns, size_t n, bool headings) {
         table->columns = n;
         table->scols = scols_new_table();
         if (!table->scols)
+                /* cppcheck-suppress memleak ; its cleanup frees it */
                 return NULL;
         /* The cells are escaped already, and not twice. */
         (void) scols_table_enable_noencoding(table->scols, 1);

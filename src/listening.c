@@ -27,6 +27,8 @@ static int list_add(ListeningList *list, size_t *size, const Listening *item) {
         return 0;
 }
 
+/* NOLINTBEGIN(cert-err34-c): sscanf() does not tell a number that is too large, and the kernel writes none. */
+
 /* "0100007F:1111" of /proc/net/tcp, or the same with 32 digits of tcp6: words of 32 bits as the machine has them. */
 static bool parse_end(const char *text, sa_family_t family, Address *ret) {
         size_t words = family == AF_INET6 ? 4 : 1;
@@ -61,6 +63,8 @@ static bool parse_line(const char *line, sa_family_t family, Listening *ret) {
         *ret = item;
         return true;
 }
+
+/* NOLINTEND(cert-err34-c) */
 
 static int read_table(const char *path, sa_family_t family, ListeningList *list, size_t *size) {
         FILE *file = fopen(path, "re");
@@ -113,7 +117,7 @@ void listening_keep_port(ListeningList *list, uint16_t port) {
 static bool is_listed(const ListeningList *list, const char *link) {
         uint64_t inode;
 
-        if (sscanf(link, "socket:[%" SCNu64 "]", &inode) != 1)
+        if (sscanf(link, "socket:[%" SCNu64 "]", &inode) != 1) /* NOLINT(cert-err34-c): as above */
                 return false;
         for (size_t i = 0; i < list->n; i++)
                 if (list->items[i].inode == inode)

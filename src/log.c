@@ -37,10 +37,15 @@ static bool stderr_is_journal(void) {
         const char *stream = getenv("JOURNAL_STREAM");
         unsigned long long device, inode;
         struct stat st;
+        char *end;
 
-        if (!stream || sscanf(stream, "%llu:%llu", &device, &inode) != 2 || fstat(STDERR_FILENO, &st) < 0)
+        if (!stream)
                 return false;
-        return st.st_dev == device && st.st_ino == inode;
+        device = strtoull(stream, &end, 10);
+        if (*end != ':')
+                return false;
+        inode = strtoull(end + 1, &end, 10);
+        return !*end && fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device && st.st_ino == inode;
 }
 
 /* Opens the log. verbosity: as -d counts. *ret is the caller's. Returns 0 or -ENOMEM. */

@@ -34,12 +34,14 @@
                 _taken_fd;                                                                                   \
         })
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): a type cannot have parentheses. */
 /* Defines NAMEp() for _cleanup_(NAMEp): calls the free function unless the pointer is NULL. */
 #define DEFINE_CLEANUP(type, function)                                                                       \
         static inline void function##p(type *p) {                                                            \
                 if (*p)                                                                                      \
                         function(*p);                                                                        \
         }
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 static inline void freep(void *p) {
         free(*(void **) p);
