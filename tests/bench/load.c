@@ -326,14 +326,14 @@ static void run_clients(const Load *load, const Target *target, uint64_t *times)
  * in µs. */
 static void run_latency(Load *load) {
         uint64_t *times = calloc(load->count, sizeof *times);
+        size_t median = load->count / 2, late = (uint64_t) load->count * 99 / 100;
 
         if (!times)
                 die("load: no memory for the times");
         for (unsigned t = 0; t < load->n_targets; t++) {
                 run_clients(load, &load->targets[t], times);
                 qsort(times, load->count, sizeof *times, compare_times);
-                (void) printf("%.3f %.3f ", (double) times[load->count / 2] / 1e3,
-                              (double) times[(uint64_t) load->count * 99 / 100] / 1e3);
+                (void) printf("%.3f %.3f ", (double) times[median] / 1e3, (double) times[late] / 1e3);
         }
         (void) printf("\n");
         free(times);

@@ -47,7 +47,7 @@ static void answer(bool ok, const char *atom) {
                 printf("ok %s\n", atom);
         else
                 printf("ok\n");
-        fflush(stdout);
+        (void) fflush(stdout);
 }
 
 /* Loopback only: ei_listen() would take every address of the host. */
@@ -58,7 +58,7 @@ static int node_init(Node *node, char *name, const char *cookie) {
 
         if (ei_init() != 0)
                 return -1;
-        snprintf(nodename, sizeof(nodename), "%s@%s", name, host);
+        (void) snprintf(nodename, sizeof(nodename), "%s@%s", name, host);
         if (ei_connect_xinit(&node->cnode, host, name, nodename, &loopback, cookie, 1) < 0)
                 return -1;
 
@@ -153,7 +153,7 @@ static int obey(Node *node, char *command) {
                         commands[i].run(node);
                         return 0;
                 }
-        fprintf(stderr, "ei_node: unknown command \"%s\": see the head of ei_node.c\n", command);
+        (void) fprintf(stderr, "ei_node: unknown command \"%s\": see the head of ei_node.c\n", command);
         return -EINVAL;
 }
 
@@ -162,11 +162,11 @@ int main(int argc, char **argv) {
         Node node = {};
 
         if (argc != 3) {
-                fprintf(stderr, "usage: ei_node NAME COOKIE\n");
+                (void) fprintf(stderr, "usage: ei_node NAME COOKIE\n");
                 return EXIT_FAILURE;
         }
         if (node_init(&node, argv[1], argv[2]) < 0) {
-                fprintf(stderr, "ei_node: cannot become the node %s@127.0.0.1: erl_errno %d\n", argv[1], erl_errno);
+                (void) fprintf(stderr, "ei_node: cannot become the node %s@127.0.0.1: erl_errno %d\n", argv[1], erl_errno);
                 return EXIT_FAILURE;
         }
         while (fgets(line, sizeof(line), stdin)) {

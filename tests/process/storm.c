@@ -525,6 +525,18 @@ static const Kind *find_kind(const char *name) {
         exit(2);
 }
 
+static uint32_t number(const char *text) {
+        unsigned long value;
+        char *end;
+
+        errno = 0;
+        value = strtoul(text, &end, 10);
+        if (errno == 0 && end > text && !*end && value <= INT32_MAX)
+                return (uint32_t) value;
+        (void) fprintf(stderr, "storm: %s is no number\n", text);
+        exit(2);
+}
+
 int main(int argc, char **argv) {
         Storm storm = {.tag = "own"};
 
@@ -535,13 +547,13 @@ int main(int argc, char **argv) {
         (void) prctl(PR_SET_PDEATHSIG, SIGKILL);
         (void) alarm(TIME_LIMIT_SECONDS);
         storm.kind = find_kind(argv[1]);
-        storm.port = (uint16_t) atoi(argv[2]);
-        storm.places = (uint32_t) atoi(argv[3]);
-        storm.rate = (uint32_t) atoi(argv[4]);
-        storm.seconds = atof(argv[5]);
-        storm.nodes = (uint32_t) atoi(argv[6]);
-        become((uid_t) atoi(argv[7]));
-        (void) setpriority(PRIO_PROCESS, 0, atoi(argv[8]));
+        storm.port = (uint16_t) number(argv[2]);
+        storm.places = number(argv[3]);
+        storm.rate = number(argv[4]);
+        storm.seconds = strtod(argv[5], NULL);
+        storm.nodes = number(argv[6]);
+        become((uid_t) number(argv[7]));
+        (void) setpriority(PRIO_PROCESS, 0, (int) number(argv[8]));
         prepare(&storm);
         run(&storm);
         free(storm.conns);

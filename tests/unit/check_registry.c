@@ -763,7 +763,7 @@ static size_t sort_released(const Registry *registry, Node *nodes[REGISTRY_RELEA
 
         for (Node *node = registry_oldest_released(registry); node; node = registry_newer_released(node))
                 nodes[n++] = node;
-        qsort(nodes, n, sizeof *nodes, compare_names);
+        qsort(nodes, n, sizeof *nodes, compare_names); /* NOLINT(bugprone-sizeof-expression): it sorts pointers */
         return n;
 }
 
