@@ -5,17 +5,18 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <time.h>
-
-/* The caller's file and line say nothing to an operator. */
-#define SD_JOURNAL_SUPPRESS_LOCATION 1
-#include <systemd/sd-journal.h>
 
 #include "escape.h"
 
+#define JOURNAL_SOCKET "/run/systemd/journal/socket"
+
 enum {
+        JOURNAL_PATIENCE_MSEC = 100,
         UNIT_TEXT_MAX = ESCAPED_BYTE_MAX * OWNER_UNIT_MAX,
         MESSAGE_MAX = ESCAPED_NAME_MAX + 2 * UNIT_TEXT_MAX + 512,
 };
@@ -29,10 +30,11 @@ typedef enum LogTarget {
 struct Log {
         LogTarget target;
         int verbosity;
+        int journal;   /* a socket, once it is needed, or -1 */
+        unsigned lost; /* messages that the journal did not take since it took one */
 };
 
-/* Whether stderr is a stream to the journal: then fields reach it as well. sd_journal_send() reports success even
- * where no journal is, so this has to be known. */
+/* Whether stderr is a stream to the journal: then fields reach it as well. */
 static bool stderr_is_journal(void) {
         const char *stream = getenv("JOURNAL_STREAM");
         unsigned long long device, inode;
@@ -54,21 +56,28 @@ int log_new(int verbosity, Log **ret) {
 
         if (!log)
                 return -ENOMEM;
-        *log = (Log){.target = stderr_is_journal() ? LOG_TO_JOURNAL : LOG_TO_STDERR, .verbosity = verbosity};
+        *log = (Log){
+                .target = stderr_is_journal() ? LOG_TO_JOURNAL : LOG_TO_STDERR,
+                .verbosity = verbosity,
+                .journal = -1,
+        };
         *ret = log;
         return 0;
 }
 
 Log *log_free(Log *log) {
-        if (log && log->target == LOG_TO_SYSLOG)
+        if (!log)
+                return NULL;
+        if (log->target == LOG_TO_SYSLOG)
                 closelog();
+        safe_close(log->journal);
         free(log);
         return NULL;
 }
 
 /* For a process without a terminal: from now on to the journal, or to syslog(3) where there is none. */
 void log_detach(Log *log) {
-        if (access("/run/systemd/journal/socket", W_OK) == 0) {
+        if (access(JOURNAL_SOCKET, W_OK) == 0) {
                 log->target = LOG_TO_JOURNAL;
                 return;
         }
@@ -92,21 +101,20 @@ static void to_stderr(const char *message) {
 }
 
 enum {
-        FIELDS_MAX = 10,
-        FIELDS_SIZE = 16 * FIELDS_MAX + MESSAGE_MAX + ESCAPED_NAME_MAX + UNIT_TEXT_MAX + 512,
+        FIELDS_MAX = 11,
+        FIELDS_SIZE = 20 * FIELDS_MAX + MESSAGE_MAX + ESCAPED_NAME_MAX + UNIT_TEXT_MAX + 512,
 };
 
-/* The fields of a journal entry, one behind the other. */
+/* The fields of a journal entry, as the journal's own protocol has them: a line for each. */
 typedef struct Entry {
-        struct iovec iov[FIELDS_MAX];
-        int n;
         size_t used;
         char text[FIELDS_SIZE];
 } Entry;
 
 static void add(Entry *entry, const char *format, ...) _printf_(2, 3);
 
-/* Adds NAME=value. What would not fit, which the sizes above rule out, is left out whole. */
+/* Adds NAME=value, which is one line whatever is in it. What would not fit, which the sizes above rule out, is left out
+ * whole. */
 static void add(Entry *entry, const char *format, ...) {
         char *at = entry->text + entry->used;
         size_t left = sizeof entry->text - entry->used;
@@ -116,9 +124,11 @@ static void add(Entry *entry, const char *format, ...) {
         va_start(ap, format);
         len = vsnprintf(at, left, format, ap);
         va_end(ap);
-        if (len <= 0 || (size_t) len >= left || entry->n >= FIELDS_MAX)
+        if (len <= 0 || (size_t) len >= left)
                 return;
-        entry->iov[entry->n++] = (struct iovec){.iov_base = at, .iov_len = (size_t) len};
+        for (char *p = at; (p = strchr(p, '\n'));)
+                *p = ' ';
+        at[len] = '\n';
         entry->used += (size_t) len + 1;
 }
 
@@ -150,16 +160,47 @@ static void add_fields(Entry *entry, const LogFields *fields) {
                 add(entry, "EPMD_REASON=%s", fields->reason);
 }
 
-static void to_journal(int priority, const LogFields *fields, const char *message) {
+static int open_journal(void) {
+        const struct timeval patience = {.tv_usec = JOURNAL_PATIENCE_MSEC * 1000};
+        int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+        if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0)
+                fd = safe_close(fd);
+        return fd;
+}
+
+/* sd_journal_sendv(3) would wait for as long as the journal does not read, and everybody would wait for the daemon.
+ * Here the first message that the journal does not take waits for a moment, and those after it do not wait. */
+static bool send_entry(Log *log, const Entry *entry) {
+        static const struct sockaddr_un journal = {.sun_family = AF_UNIX, .sun_path = JOURNAL_SOCKET};
+        const int flags = MSG_NOSIGNAL | (log->lost > 0 ? MSG_DONTWAIT : 0);
+
+        if (log->journal < 0)
+                log->journal = open_journal();
+        while (sendto(log->journal, entry->text, entry->used, flags, (const struct sockaddr *) &journal,
+                      sizeof journal) < 0)
+                if (errno != EINTR)
+                        return false;
+        return true;
+}
+
+static void to_journal(Log *log, int priority, const LogFields *fields, const char *message) {
+        unsigned lost = log->lost;
         Entry entry;
 
-        entry.n = 0;
         entry.used = 0;
         add(&entry, "MESSAGE=%s", message);
         add(&entry, "PRIORITY=%d", priority);
+        add(&entry, "SYSLOG_IDENTIFIER=%s", program_invocation_short_name);
         if (fields)
                 add_fields(&entry, fields);
-        (void) sd_journal_sendv(entry.iov, entry.n);
+        if (!send_entry(log, &entry)) {
+                log->lost++;
+                return;
+        }
+        log->lost = 0;
+        if (lost > 0)
+                log_message(log, LOG_WARNING, "Before this the journal did not take %u messages", lost);
 }
 
 static bool is_wanted(const Log *log, int priority) {
@@ -169,7 +210,7 @@ static bool is_wanted(const Log *log, int priority) {
 static void emit(Log *log, int priority, const LogFields *fields, const char *message) {
         switch (log->target) {
         case LOG_TO_JOURNAL:
-                to_journal(priority, fields, message);
+                to_journal(log, priority, fields, message);
                 break;
         case LOG_TO_SYSLOG:
                 syslog(priority, "%s", message);
