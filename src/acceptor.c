@@ -154,16 +154,20 @@ int acceptor_add(Acceptor *acceptor, int fd, const char *name) {
         return 0;
 }
 
-static void set_paused(Acceptor *acceptor, bool paused) {
+/* Returns whether all listening sockets are as they should be. */
+static bool set_paused(Acceptor *acceptor, bool paused) {
+        bool all = true;
+
         acceptor->paused = paused;
         for (size_t i = 0; i < acceptor->n_listeners; i++)
-                (void) sd_event_source_set_enabled(acceptor->listeners[i], paused ? SD_EVENT_OFF : SD_EVENT_ON);
+                all &= sd_event_source_set_enabled(acceptor->listeners[i], paused ? SD_EVENT_OFF : SD_EVENT_ON) >= 0;
+        return all;
 }
 
 /* Takes no more connections; they wait in the kernel's backlog. */
 void acceptor_pause(Acceptor *acceptor) {
         if (!acceptor->paused)
-                set_paused(acceptor, true);
+                (void) set_paused(acceptor, true);
 }
 
 /* Takes connections again. */
@@ -171,7 +175,8 @@ void acceptor_resume(Acceptor *acceptor) {
         if (!acceptor->paused)
                 return;
         (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_OFF);
-        set_paused(acceptor, false);
+        if (!set_paused(acceptor, false))
+                pause_and_retry(acceptor);
 }
 
 bool acceptor_is_paused(const Acceptor *acceptor) {
