@@ -188,7 +188,10 @@ bool conn_is_sending(const Conn *conn, const Listing *listing) {
 bool conn_is_gone(const Conn *conn) {
         uint8_t byte;
 
-        return recv(conn->fd, &byte, sizeof byte, MSG_DONTWAIT | MSG_PEEK) >= 0 || errno != EAGAIN;
+        while (recv(conn->fd, &byte, sizeof byte, MSG_DONTWAIT | MSG_PEEK) < 0)
+                if (errno != EINTR)
+                        return errno != EAGAIN;
+        return true;
 }
 
 /* Whether nothing was ever sent on this connection, by whatever process. Only TCP can tell; elsewhere, no. */
