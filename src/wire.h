@@ -23,7 +23,8 @@ typedef struct WireWriter {
 } WireWriter;
 
 static inline WireReader wire_reader(const uint8_t *data, size_t n) {
-        return (WireReader){.at = data, .end = data + n};
+        /* Nothing may be NULL, to which not even 0 can be added. */
+        return (WireReader){.at = data, .end = n > 0 ? data + n : data};
 }
 
 static inline size_t wire_left(const WireReader *r) {

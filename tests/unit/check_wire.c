@@ -120,6 +120,16 @@ START_TEST(read_bytes) {
 END_TEST
 
 /* A length that no address space holds must not wrap around to a small one. */
+/* The reply of a peer that closed at once is no bytes, at no address. */
+START_TEST(read_nothing) {
+        WireReader reader = wire_reader(NULL, 0);
+
+        ck_assert_uint_eq(wire_left(&reader), 0);
+        ck_assert_uint_eq(wire_u8(&reader), 0);
+        ck_assert(reader.failed);
+}
+END_TEST
+
 START_TEST(read_bytes_beyond_everything) {
         static const size_t sizes[] = {4, SIZE_MAX / 2, SIZE_MAX - 1, SIZE_MAX};
 
@@ -205,6 +215,7 @@ int main(void) {
         tcase_add_loop_test(tcase, read_at_every_size, 0, ARRAY_SIZE(widths));
         tcase_add_test(tcase, failed_read_is_sticky);
         tcase_add_test(tcase, read_bytes);
+        tcase_add_test(tcase, read_nothing);
         tcase_add_test(tcase, read_bytes_beyond_everything);
         tcase_add_loop_test(tcase, write_at_every_room, 0, ARRAY_SIZE(widths));
         tcase_add_test(tcase, failed_write_is_sticky);
