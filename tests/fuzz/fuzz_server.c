@@ -16,6 +16,7 @@
 
 #include "conn.h"
 #include "fuzz.h"
+#include "memory.h"
 #include "model.h"
 #include "script.h"
 #include "server.h"
@@ -30,6 +31,7 @@ enum {
         REPLY_MAX = 64 * 1024,
         PIECES_MAX = 64,
         DESCRIPTORS_MAX = 1024,
+        MEMORY_FAULTS = 8, /* one of the next so many allocations fails */
 };
 
 #define PACKET_TIMEOUT (60 * USEC_PER_SEC)
@@ -60,6 +62,7 @@ typedef struct Circumstances {
         bool interrupt_send;
         bool short_send;   /* the next one takes a byte, and the one after it none */
         bool refuse_send;
+        bool stick;        /* from the next one on, the connection takes nothing any more */
         int reset_fd;      /* reads of it fail */
 } Circumstances;
 
@@ -75,7 +78,9 @@ typedef struct World {
 } World;
 
 static World world;
-static ScriptPeer peers[DESCRIPTORS_MAX]; /* by the daemon's descriptor, which may outlive its client */
+/* By the daemon's descriptor, which may outlive its client. */
+static ScriptPeer peers[DESCRIPTORS_MAX];
+static bool stuck[DESCRIPTORS_MAX];
 static Circumstances now;
 static Model model;
 static ModelAnswer answer;
@@ -139,6 +144,7 @@ int __wrap_accept4(int fd, struct sockaddr *address, socklen_t *len, int flags) 
         if (pair[0] == now.reset_fd)
                 now.reset_fd = -1;
         peers[pair[0]] = client->peer;
+        stuck[pair[0]] = false;
         client->server_fd = pair[0];
         client->fd = pair[1];
         client->cookie = cookie_of(pair[0]);
@@ -174,7 +180,13 @@ ssize_t __wrap_recv(int fd, void *data, size_t n, int flags) {
 }
 
 /* Returns whether the fault is one that ends the call: what a call takes that is cut short is in *limit. */
-static bool is_faulty_send(size_t *limit) {
+static bool is_faulty_send(int fd, size_t *limit) {
+        if (now.stick || stuck[fd]) {
+                now.stick = false;
+                stuck[fd] = true;
+                errno = EAGAIN;
+                return true;
+        }
         if (now.interrupt_send) {
                 now.interrupt_send = false;
                 errno = EINTR;
@@ -195,7 +207,7 @@ static bool is_faulty_send(size_t *limit) {
 
 ssize_t __wrap_send(int fd, const void *data, size_t n, int flags) {
         EXPECT((flags & (MSG_DONTWAIT | MSG_NOSIGNAL)) == (MSG_DONTWAIT | MSG_NOSIGNAL));
-        return is_faulty_send(&n) ? -1 : __real_send(fd, data, n, flags);
+        return is_faulty_send(fd, &n) ? -1 : __real_send(fd, data, n, flags);
 }
 
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags) {
@@ -204,7 +216,7 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags) {
         size_t limit = SIZE_MAX;
 
         EXPECT((flags & (MSG_DONTWAIT | MSG_NOSIGNAL)) == (MSG_DONTWAIT | MSG_NOSIGNAL));
-        if (is_faulty_send(&limit))
+        if (is_faulty_send(fd, &limit))
                 return -1;
         if (limit < first.iov_len) {
                 first.iov_len = limit;
@@ -369,10 +381,24 @@ static void adopt(void) {
                 model.nodes[i].conn = (int) (client_at(model.nodes[i].fd) - world.clients);
 }
 
+/* Runs the daemon. Returns whether all should have gone well: without memory for something it is known what has become
+ * of things, but not what should have. */
+static bool settle(void) {
+        run_daemon();
+        if (!memory_failed)
+                return true;
+        memory_fail(0);
+        if (!world.killed)
+                adopt();
+        return false;
+}
+
 static void let_go(void) {
         world.holding = false;
         world.n_held = 0;
+        now.stick = now.short_send = now.refuse_send = false;
         run_daemon();
+        memory_fail(0);
         if (world.killed)
                 return;
         adopt();
@@ -409,6 +435,11 @@ static void check_request(Client *client, const uint8_t *body, size_t n, bool cu
         size_t reply_n;
         bool end = read_client(client, reply, &reply_n);
 
+        if (stuck[client->server_fd]) {
+                EXPECT(!end && reply_n == 0);
+                client->state = CLIENT_DONE;
+                return;
+        }
         /* The daemon that ends does not wait for a socket without room for two bytes. */
         if (answer.verdict == MODEL_EXIT && cut)
                 return;
@@ -433,7 +464,7 @@ static void check_request(Client *client, const uint8_t *body, size_t n, bool cu
 
 /* Some bytes of a client arrive together. */
 static void arrive(Client *client, const uint8_t *data, size_t n) {
-        bool cut = now.short_send;
+        bool cut = now.short_send || now.refuse_send;
         ModelPeer peer = model_peer(client);
         int r;
 
@@ -441,9 +472,13 @@ static void arrive(Client *client, const uint8_t *data, size_t n) {
         if (world.holding)
                 return;
         r = client->state == CLIENT_ASKING ? model_read(&client->stream, data, n) : MODEL_INCOMPLETE;
+        /* The few bytes of other replies always fit. */
+        if (client->stream.n < 3 || !strchr("nd", client->stream.data[2]))
+                now.stick = false;
         if (r == MODEL_COMPLETE)
                 model_ask(&model, &peer, client->stream.data + 2, client->stream.n - 2, &answer);
-        run_daemon();
+        if (!settle())
+                return;
         if (client->state == CLIENT_REGISTERED || r == MODEL_BROKEN) {
                 expect_silence(client, true);
                 end_client(client);
@@ -457,11 +492,11 @@ static void close_client(Client *client) {
         if (client->state == CLIENT_REGISTERED && !world.holding)
                 end_client(client);
         client->fd = safe_close(client->fd);
+        client->state = CLIENT_NONE;
         if (!world.holding) {
-                run_daemon();
+                (void) settle();
                 now.reset_fd = -1;
         }
-        client->state = CLIENT_NONE;
         client->server_fd = -1;
 }
 
@@ -479,6 +514,8 @@ static void open_client(Client *client, const ScriptPeer *peer) {
                 client->state = CLIENT_NONE;
         else
                 EXPECT(world.waiting < 0 && client->server_fd >= 0);
+        if (!world.holding && !world.killed)
+                (void) settle();
 }
 
 static void send_pieces(Client *client, const ScriptOperation *op) {
@@ -495,10 +532,7 @@ static void half_close(Client *client) {
         if (client->state == CLIENT_NONE)
                 return;
         (void) shutdown(client->fd, SHUT_WR);
-        if (world.holding)
-                return;
-        run_daemon();
-        if (client->state == CLIENT_DONE)
+        if (world.holding || !settle() || client->state == CLIENT_DONE)
                 return;
         expect_silence(client, true);
         end_client(client);
@@ -509,7 +543,8 @@ static void let_time_pass(void) {
         now.later += PACKET_TIMEOUT + USEC_PER_SEC;
         for (size_t i = 0; i < now.n_timers; i++)
                 (void) set_time(now.timers[i], now.times[i]);
-        run_daemon();
+        if (!settle())
+                return;
         for (size_t i = 0; i < SCRIPT_CONNS && !world.holding; i++)
                 if (world.clients[i].state == CLIENT_ASKING) {
                         expect_silence(&world.clients[i], true);
@@ -518,7 +553,7 @@ static void let_time_pass(void) {
 }
 
 static void cause_fault(uint8_t which) {
-        switch (which % 4) {
+        switch (which % 6) {
         case 0:
                 now.interrupt_receive = true;
                 break;
@@ -528,8 +563,14 @@ static void cause_fault(uint8_t which) {
         case 2:
                 now.short_send = true;
                 break;
-        default:
+        case 3:
                 let_time_pass();
+                break;
+        case 4:
+                now.stick = true;
+                break;
+        default:
+                memory_fail(1 + which / 6 % MEMORY_FAULTS);
         }
 }
 
@@ -623,6 +664,7 @@ static void serve(bool relaxed, int verbosity) {
         world.listener = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
         EXPECT(world.listener >= 0 && server_add_listener(server, world.listener, "epmd") == 0);
         EXPECT(server_run(server, &end) == 0);
+        memory_fail(0);
         for (size_t i = 0; i < SCRIPT_CONNS; i++)
                 if (world.clients[i].state != CLIENT_NONE)
                         safe_close(world.clients[i].fd);
@@ -639,6 +681,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         uint8_t flags;
         sigset_t signals;
 
+        memory_fail(0);
         input = input_of(data, size);
         flags = input_u8(&input);
         memset(&world, 0, sizeof world);

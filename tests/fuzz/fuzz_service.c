@@ -6,6 +6,7 @@
 
 #include "frame.h"
 #include "fuzz.h"
+#include "memory.h"
 #include "model.h"
 #include "script.h"
 #include "service.h"
@@ -16,6 +17,7 @@ enum {
         TABLE_SIZE = 256 * TABLE_BLOCK_SIZE,
         FIRST_FD = 100,
         OPERATIONS_MAX = 400,
+        MEMORY_FAULTS = 8, /* one of the next so many allocations fails */
 };
 
 /* The daemon's idea of a connection. */
@@ -61,8 +63,15 @@ static void start(World *world, uint32_t counter) {
                 .reserve = &world->reserve,
         };
 
-        EXPECT(registry_new(seed, counter, NODES_MAX, &world->table, &world->registry) == 0);
-        EXPECT(service_new(world->registry, &config, &world->service) == 0);
+        /* Without memory there is none; asked again, there is. */
+        if (registry_new(seed, counter, NODES_MAX, &world->table, &world->registry) != 0) {
+                EXPECT(memory_failed && !world->registry);
+                EXPECT(registry_new(seed, counter, NODES_MAX, &world->table, &world->registry) == 0);
+        }
+        if (service_new(world->registry, &config, &world->service) != 0) {
+                EXPECT(memory_failed && !world->service);
+                EXPECT(service_new(world->registry, &config, &world->service) == 0);
+        }
 }
 
 static void stop(World *world) {
@@ -83,14 +92,28 @@ static ModelPeer model_peer(const World *world, int number) {
         };
 }
 
+/* The name is remembered, unless there is no memory for that. */
+static void release(World *world, int number) {
+        Node *node = world->conns[number].node;
+        size_t n = registry_released_count(world->registry), name_len = node_info(node).name_len;
+        uint8_t name[PROTO_NAME_BYTES_MAX];
+
+        memcpy(name, node_info(node).name, name_len);
+        registry_remove(world->registry, node);
+        model_end(&model, number);
+        if (registry_released_count(world->registry) > n)
+                return;
+        EXPECT(memory_failed);
+        model_forget(&model, name, name_len);
+}
+
 static void end_connection(World *world, int number) {
         Connection *conn = &world->conns[number];
 
         if (conn->node)
-                registry_remove(world->registry, conn->node);
+                release(world, number);
         frame_done(&conn->frame);
         *conn = (Connection){};
-        model_end(&model, number);
 }
 
 static int number_of(const World *world, const Node *node) {
@@ -119,9 +142,16 @@ static void handle(World *world, int number, const uint8_t *body, size_t n) {
         Connection *conn = &world->conns[number];
         ModelPeer peer = model_peer(world, number);
         Response response;
+        int r;
 
         model_ask(&model, &peer, body, n, &answer);
-        EXPECT(service_handle(world->service, &conn->peer, body, n, &conn->holder, 1, &response) == 0);
+        r = service_handle(world->service, &conn->peer, body, n, &conn->holder, 1, &response);
+        if (r < 0 || response.refusal == REFUSAL_NO_MEMORY) {
+                EXPECT(memory_failed && (r == 0 || r == -ENOMEM));
+                EXPECT(r < 0 || (response.len == answer.n && response.data[1] == 1));
+                end_connection(world, number);
+                return;
+        }
         EXPECT(verdicts[response.verdict] == answer.verdict);
         EXPECT((response.verdict == VERDICT_REFUSED) == (response.refusal != REFUSAL_NONE));
         EXPECT(refusal_text(response.refusal));
@@ -174,7 +204,7 @@ static void open_connection(World *world, const ScriptOperation *op) {
 static void receive(World *world, int number, const uint8_t *data, size_t n) {
         Connection *conn = &world->conns[number];
         int want = model_read(&conn->stream, data, n), r = 0;
-        uint8_t *scratch = malloc(PROTO_PACKET_MAX), *space;
+        uint8_t *scratch = __real_malloc(PROTO_PACKET_MAX), *space;
         const uint8_t *body = NULL;
         size_t size, body_n = 0;
 
@@ -188,8 +218,8 @@ static void receive(World *world, int number, const uint8_t *data, size_t n) {
                 n -= size;
                 r = frame_filled(&conn->frame, scratch, size, &body, &body_n);
         }
-        EXPECT(r == 0 || r == FRAME_COMPLETE || r == FRAME_BAD_LENGTH || r == FRAME_TRAILING);
-        EXPECT(want == (r == 0 ? MODEL_INCOMPLETE : r == FRAME_COMPLETE ? MODEL_COMPLETE : MODEL_BROKEN));
+        EXPECT(r == 0 || r == FRAME_COMPLETE || r == FRAME_BAD_LENGTH || r == FRAME_TRAILING || r == -ENOMEM);
+        EXPECT(r == -ENOMEM ? memory_failed : want == (r == 0 ? MODEL_INCOMPLETE : r == FRAME_COMPLETE ? MODEL_COMPLETE : MODEL_BROKEN));
         if (r == FRAME_COMPLETE) {
                 EXPECT(body_n == conn->stream.n - 2 && memcmp(body, conn->stream.data + 2, body_n) == 0);
                 EXPECT(conn->stream.behind == n);
@@ -234,7 +264,14 @@ static void restore_record(World *world, uint32_t slot, const TableRecord *recor
                 EXPECT(record->told);
                 holder = (Holder){.connection = conn, .fd = conn->holder.fd, .cookie = conn->cookie};
         }
-        EXPECT(registry_restore(world->registry, slot, record, conn ? &holder : NULL, conn ? &conn->node : NULL) == 0);
+        if (registry_restore(world->registry, slot, record, conn ? &holder : NULL, conn ? &conn->node : NULL) == 0)
+                return;
+        EXPECT(memory_failed);
+        if (conn) {
+                model_end(&model, (int) (conn - world->conns));
+                *conn = (Connection){};
+        }
+        model_forget(&model, record->info.name, record->info.name_len);
 }
 
 /* The next slot in the order of registration, behind a serial; 0: none is left. */
@@ -259,7 +296,11 @@ static void restart(World *world) {
         TableRecord record;
 
         stop(world);
-        EXPECT(table_open(&world->table, world->memory, TABLE_SIZE, &damaged) == 0 && damaged == 0);
+        if (table_open(&world->table, world->memory, TABLE_SIZE, &damaged) != 0) {
+                EXPECT(memory_failed);
+                EXPECT(table_open(&world->table, world->memory, TABLE_SIZE, &damaged) == 0);
+        }
+        EXPECT(damaged == 0);
         EXPECT(table_get_counter(&world->table, &counter));
         start(world, counter);
         while ((slot = next_slot(world, &serial)) != 0) {
@@ -290,6 +331,9 @@ static void perform(World *world, const ScriptOperation *op) {
                 if (!world->unstored)
                         restart(world);
                 break;
+        case SCRIPT_FAULT:
+                memory_fail(1 + op->fault % MEMORY_FAULTS);
+                break;
         default:
                 if (world->conns[op->conn].open)
                         end_connection(world, op->conn);
@@ -300,9 +344,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         Input input = input_of(data, size);
         const char *bad;
         ScriptOperation op;
-        World world = {.relaxed = input_u8(&input) & 1, .memory = malloc(TABLE_SIZE)};
+        World world = {.relaxed = input_u8(&input) & 1, .memory = __real_malloc(TABLE_SIZE)};
         size_t len;
 
+        memory_fail(0);
         EXPECT(world.memory && reserve_parse(MODEL_RESERVE, no_user, &world.reserve, &bad, &len) == 0);
         table_format(&world.table, world.memory, TABLE_SIZE);
         model_init(&model, world.relaxed, NODES_MAX, USER_NODES_MAX);
@@ -311,6 +356,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 perform(&world, &op);
                 model_compare(&model, world.registry, connection_of, &world);
         }
+        memory_fail(0);
         for (int i = 0; i < SCRIPT_CONNS; i++)
                 frame_done(&world.conns[i].frame);
         stop(&world);

@@ -440,6 +440,16 @@ void model_restart(Model *model) {
         }
 }
 
+/* A released name is not remembered: there was no memory for that. */
+void model_forget(Model *model, const uint8_t *name, size_t n) {
+        for (size_t i = 0; i < model->n_old; i++)
+                if (model->old[i].name_len == n && memcmp(model->old[i].name, name, n) == 0) {
+                        remove_at(model->old, &model->n_old, i);
+                        return;
+                }
+        fuzz_failed("the name is remembered", __FILE__, __LINE__);
+}
+
 bool model_holds(const Model *model, int conn) {
         for (size_t i = 0; i < model->n; i++)
                 if (model->nodes[i].conn == conn)

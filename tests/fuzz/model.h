@@ -106,6 +106,7 @@ void model_ask(Model *model, const ModelPeer *peer, const uint8_t *body, size_t 
 void model_register(Model *model, const ModelPeer *peer, const uint8_t *body, size_t n, const ModelAnswer *answer,
                     const uint8_t *told);
 void model_end(Model *model, int conn);
+void model_forget(Model *model, const uint8_t *name, size_t n);
 void model_adopt(Model *model, const Registry *registry);
 void model_restart(Model *model);
 bool model_holds(const Model *model, int conn);
