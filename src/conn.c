@@ -188,9 +188,10 @@ bool conn_is_sending(const Conn *conn, const Listing *listing) {
 bool conn_is_gone(const Conn *conn) {
         uint8_t byte;
 
+        /* That it could not be looked at just now says nothing about the peer. */
         while (recv(conn->fd, &byte, sizeof byte, MSG_DONTWAIT | MSG_PEEK) < 0)
                 if (errno != EINTR)
-                        return errno != EAGAIN;
+                        return !is_passing_error(-errno);
         return true;
 }
 

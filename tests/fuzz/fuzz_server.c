@@ -59,6 +59,7 @@ typedef struct Circumstances {
         uint64_t times[16];
         size_t n_timers;
         bool interrupt_receive;
+        bool interrupt_peek;
         bool interrupt_send;
         bool short_send;   /* the next one takes a byte, and the one after it none */
         bool refuse_send;
@@ -171,9 +172,11 @@ int __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *len) {
 }
 
 ssize_t __wrap_recv(int fd, void *data, size_t n, int flags) {
+        bool *interrupt = flags & MSG_PEEK ? &now.interrupt_peek : &now.interrupt_receive;
+
         EXPECT(flags & MSG_DONTWAIT);
-        if (now.interrupt_receive) {
-                now.interrupt_receive = false;
+        if (*interrupt) {
+                *interrupt = false;
                 return fail_with(EINTR);
         }
         return fd == now.reset_fd ? fail_with(ECONNRESET) : __real_recv(fd, data, n, flags);
@@ -555,7 +558,7 @@ static void let_time_pass(void) {
 static void cause_fault(uint8_t which) {
         switch (which % 6) {
         case 0:
-                now.interrupt_receive = true;
+                now.interrupt_receive = now.interrupt_peek = true;
                 break;
         case 1:
                 now.interrupt_send = true;

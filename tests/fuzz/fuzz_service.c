@@ -255,23 +255,20 @@ static Connection *holder_of(World *world, const TableRecord *record) {
         return NULL;
 }
 
-static void restore_record(World *world, uint32_t slot, const TableRecord *record) {
+/* Returns false when there was no memory, and all is stored as it was. */
+static bool restore_record(World *world, uint32_t slot, const TableRecord *record) {
         Connection *conn = record->live ? holder_of(world, record) : NULL;
         Holder holder;
+        int r;
 
         EXPECT(!record->live == !conn);
         if (conn) {
                 EXPECT(record->told);
                 holder = (Holder){.connection = conn, .fd = conn->holder.fd, .cookie = conn->cookie};
         }
-        if (registry_restore(world->registry, slot, record, conn ? &holder : NULL, conn ? &conn->node : NULL) == 0)
-                return;
-        EXPECT(memory_failed);
-        if (conn) {
-                model_end(&model, (int) (conn - world->conns));
-                *conn = (Connection){};
-        }
-        model_forget(&model, record->info.name, record->info.name_len);
+        r = registry_restore(world->registry, slot, record, conn ? &holder : NULL, conn ? &conn->node : NULL);
+        EXPECT(r == 0 || (r == -ENOMEM && memory_failed));
+        return r == 0;
 }
 
 /* The next slot in the order of registration, behind a serial; 0: none is left. */
@@ -288,7 +285,7 @@ static uint32_t next_slot(const World *world, uint64_t *serial) {
         return found;
 }
 
-static void restart(World *world) {
+static bool restart(World *world) {
         uint8_t payload[TABLE_PAYLOAD_MAX];
         uint64_t serial = 0;
         uint32_t slot, counter;
@@ -305,9 +302,10 @@ static void restart(World *world) {
         start(world, counter);
         while ((slot = next_slot(world, &serial)) != 0) {
                 EXPECT(table_get(&world->table, slot, payload, &record) == 0);
-                restore_record(world, slot, &record);
+                if (!restore_record(world, slot, &record))
+                        return false;
         }
-        model_restart(&model);
+        return true;
 }
 
 /* ---- The whole ---- */
@@ -328,8 +326,11 @@ static void perform(World *world, const ScriptOperation *op) {
                 send_to(world, op);
                 break;
         case SCRIPT_RESTART:
-                if (!world->unstored)
-                        restart(world);
+                if (world->unstored)
+                        break;
+                if (!restart(world))
+                        EXPECT(restart(world));
+                model_restart(&model);
                 break;
         case SCRIPT_FAULT:
                 memory_fail(1 + op->fault % MEMORY_FAULTS);

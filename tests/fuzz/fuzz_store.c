@@ -227,14 +227,14 @@ static bool is_true(const TableRecord *record, uint64_t cookie) {
 }
 
 /* As the server does it. */
-static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
+static int on_record(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
         Holder holder = {.fd = fd, .cookie = record->cookie};
         Member *member;
 
         EXPECT(userdata == &world);
         if (fd < 0) {
                 (void) registry_restore(world.registry, slot, record, NULL, NULL);
-                return false;
+                return 0;
         }
         EXPECT(record->live && cookie_of(fd) == record->cookie && is_true(record, record->cookie));
         member = member_of(record->cookie);
@@ -245,11 +245,11 @@ static bool on_record(void *userdata, uint32_t slot, const TableRecord *record, 
                 safe_close(fd);
                 if (!member || member->node)
                         (void) registry_restore(world.registry, slot, record, NULL, NULL);
-                return false;
+                return 0;
         }
         EXPECT(member->fd < 0);
         member->fd = fd;
-        return true;
+        return 1;
 }
 
 static void pass_sockets(PassedSockets *sockets) {

@@ -27,6 +27,13 @@ static Node *add_node(Registry *registry, uint8_t number) {
         return node;
 }
 
+static const Address *peer_of(const Node *node) {
+        static const Address peer = {.family = AF_INET6, .ip = {[15] = 1}};
+
+        EXPECT(node_holder(node) == NULL);
+        return &peer;
+}
+
 static void check_reply(const char *text, size_t n) {
         json_t *json;
 
@@ -40,7 +47,8 @@ static void check_reply(const char *text, size_t n) {
 
 static void try_message(Varlink *varlink, const uint8_t *data, size_t n, uint64_t now) {
         static const Stats stats = {.lookups = UINT64_MAX};
-        const VarlinkFacts facts = {.stats = &stats, .started = 1, .connections = 2, .now = now};
+        const VarlinkFacts facts = {.stats = &stats, .started = 1, .connections = 2, .now = now,
+                                    .port = 4369, .peer_of = peer_of};
         char *copy = (char *) fuzz_copy(data, n), *reply = NULL;
         size_t reply_n = 0;
         int r = varlink_handle(varlink, &facts, copy, n, &reply, &reply_n);
