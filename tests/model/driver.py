@@ -11,23 +11,25 @@ import re
 import signal
 import time
 
-from model import NOTHING, Creations, Model, Peer, Registered, Rules
-from player import Ended, Player
+from model import NOTHING, WAITING, Creations, Model, Peer, Registered, Rules
+from player import PATIENCE, Ended, Player
 
 MAX_WORLDS = 3000
 NAMES, DUMP = b'\0\1n', b'\0\1d'
 ONE_NODE = b'\0\x0ex\0\0M\0\0\6\0\6\0\1a\0\0'
 
-# What a sequence runs on: options of the daemon, the rules that follow from them, and who there is.
-Setting = collections.namedtuple('Setting', 'program args rules listen')
+# What a sequence runs on: options of the daemon, the rules that follow from them, and seconds to wait for anything.
+Setting = collections.namedtuple('Setting', 'program args rules listen patience', defaults=[PATIENCE])
 
 
 class Difference(Exception):
     """The daemon did not do what the model does."""
 
-    def __init__(self, what, wanted=None, seen=None):
+    def __init__(self, what, kind, wanted=()):
         super().__init__(what)
-        self.what, self.wanted, self.seen = what, wanted, seen
+        # kind: answers, creation, noticed, descriptors, ended; wanted: for answers all that would have been right, each the
+        # outcomes by connection.
+        self.what, self.kind, self.wanted = what, kind, list(wanted)
 
 
 # --- all that may have happened ----------------------------------------------------------------------------------------
@@ -40,15 +42,24 @@ def is_end(op):
     return op[0] in ('half', 'close', 'reset')
 
 
-def data_atoms(op, pieces, known, is_new, apart):
-    """The events of bytes: one, or the connection apart from them."""
+def has_surplus(op, begin):
+    """Whether it may bring bytes that are no part of a request."""
+    _kind, conn, _peer, pieces, _then = op
+    found = [world.conns[conn] for world in begin if conn in world.conns]
+    packet = (found[0].data if found else b'') + b''.join(pieces)
+    return any(one.state != WAITING for one in found) or len(packet) > 2 + int.from_bytes(packet[:2], 'big')
+
+
+def data_atoms(op, pieces, known, is_new, apart, begin):
+    """The events of bytes: the connection may be apart from them, and what is too much always is."""
     _kind, conn, peer, _pieces, _then = op
     connect = [('connect', conn, peer)] if is_new else []
-    receive = [('receive', conn, piece, known) for piece in pieces if piece]
-    return [connect, receive] if connect and apart else [connect + receive]
+    receive = [('receive_all', conn, pieces, known)]
+    surplus = [[('read_surplus', conn)]] if has_surplus(op, begin) else []
+    return ([connect, receive] if connect and apart else [connect + receive]) + surplus
 
 
-def alternatives(op, is_new, may_drop):
+def alternatives(op, is_new, may_drop, begin):
     """The lists of events, each in its order, that an op can come to."""
     if op[0] == 'pause':
         return [[]]
@@ -56,11 +67,12 @@ def alternatives(op, is_new, may_drop):
         return [[[('end', op[1])]]]
     _kind, conn, _peer, pieces, then = op
     end = [] if then == 'stay' else [[('end', conn)]]
-    splits = [list(pieces)] + ([[b''.join(pieces)]] if len(pieces) > 1 else [])
+    pieces = tuple(piece for piece in pieces if piece)
+    splits = [pieces] + ([(b''.join(pieces),)] if len(pieces) > 1 else [])
     found = []
     # Whose a connection is cannot be told once its other side has closed it.
     for split, known in itertools.product(splits, [True, False] if end else [True]):
-        atoms = data_atoms(op, split, known, is_new, may_drop)
+        atoms = data_atoms(op, split, known, is_new, may_drop, begin)
         found.append(atoms + end)
         if may_drop:
             found.append(atoms + [[('mute', conn)]] + end)
@@ -92,18 +104,18 @@ class Step:
         """All states after it, from those before it."""
         found = {}
         for model in begin:
-            for threads in itertools.product(*self._threads()):
+            for threads in itertools.product(*self._threads(begin)):
                 for world in self._run(model, threads):
                     found[world.key()] = world
                 if len(found) > MAX_WORLDS:
                     raise OverflowError('too many states: make the step smaller')
         return list(found.values())
 
-    def _threads(self):
+    def _threads(self, begin):
         for number, op in enumerate(self.ops):
             is_new, is_down = op[1] not in self.links, number >= self.n_before
             yield [Thread(number, op, atoms, is_new, is_down)
-                   for atoms in alternatives(op, is_new, self.may_drop and not is_down)]
+                   for atoms in alternatives(op, is_new, self.may_drop and not is_down, begin)]
 
     def _run(self, model, threads):
         """Every order of the events: from one number of events done to the next, states that are the same are one."""
@@ -138,12 +150,13 @@ class Step:
             return None
         atom = thread.atoms[done[number]]
         kinds = {event[0] for event in atom}
-        if self.ends_process and thread.is_down and not restarted:
+        # The next process sees the end of a node before it takes it over, or after.
+        if self.ends_process and thread.is_down and not restarted and not is_end(thread.op):
             return None
         if 'mute' in kinds and restarted:
             return None
         # What ended while no process was there is seen to before anyone is answered.
-        if self.ends_process and restarted and 'receive' in kinds and not all(
+        if self.ends_process and restarted and 'receive_all' in kinds and not all(
                 done[i] for i, other in enumerate(threads) if is_end(other.op)):
             return None
         other = world.copy()
@@ -189,11 +202,11 @@ class Sequence:
 
     def __init__(self, setting, model_of=Model):
         self.setting, self.rules = setting, setting.rules
-        self.player = Player(setting.program, setting.args, setting.listen, self.rules.refused_ends)
+        self.player = Player(setting.program, setting.args, setting.listen, self.rules.refused_ends, setting.patience)
         self.creations = Creations(self.rules)
         self.worlds = [model_of(self.rules, self.player.port)]
         self.played, self.ops = [], 0
-        self.own = 0
+        self.own = self.number = 0
         self.names = set()
 
     def __enter__(self):
@@ -206,7 +219,7 @@ class Sequence:
 
     def run(self, steps):
         """All steps, and what must be true at the end of any."""
-        for step in steps:
+        for self.number, step in enumerate(steps):
             self.step(step)
         self.finish()
 
@@ -217,7 +230,8 @@ class Sequence:
             return
         before = self.worlds
         self._play(step)
-        ended = {op[1] for op in step['ops'] + step.get('down', []) if op[0] == 'reset' or op[-1] == 'reset'}
+        # A close is a reset too where the reply was not read.
+        ended = {op[1] for op in step['ops'] + step.get('down', []) if op[0] == 'reset' or is_fired(op)}
         gone = {node.name for world in before for node in world.nodes if node.conn in ended}
         gone |= {name for name, conn in self.touched if conn in ended}
         gone -= {node.name for world in self.worlds for node in world.nodes}
@@ -257,7 +271,7 @@ class Sequence:
         self.player.ask(ONE_NODE, split=True, half=True)
         left = held - before()
         if left:
-            raise Difference(f'after all connections were closed the daemon still held {dict(left)}')
+            raise Difference(f'after all connections were closed the daemon still held {dict(left)}', 'descriptors')
 
     def _usable(self, step):
         """The step without what cannot be done: on connections that are not there any more."""
@@ -295,7 +309,7 @@ class Sequence:
         try:
             seen = self.player.play(step)
         except Ended as error:
-            raise Difference(str(error)) from None
+            raise Difference(str(error), 'ended') from None
         if step.get('signal') == 0 and not self.rules.survives:
             self.creations = Creations(self.rules)
         self._compare(plan, seen, 'signal' in step)
@@ -311,8 +325,8 @@ class Sequence:
         self.worlds = [world for world in plan if explains(world)]
         if self.worlds:
             return
-        wanted = {tuple(world.out.get(conn, NOTHING) for conn in seen) for world in plan}
-        raise Difference('an answer is not what it must be', sorted(wanted, key=repr), seen)
+        wanted = {tuple((conn, world.out.get(conn, NOTHING)) for conn in sorted(seen)) for world in plan}
+        raise Difference(f'what came is not what must come: {seen}', 'answers', sorted(wanted, key=repr))
 
     def _check_creations(self, seen):
         registered = {}
@@ -326,7 +340,7 @@ class Sequence:
         for conn, (node, reply) in registered.items():
             wrong = self.creations.check(node, reply)
             if wrong:
-                raise Difference(f'connection {conn}, {node.name!r}: {wrong}', [Registered('...', node.high)], seen)
+                raise Difference(f'connection {conn}, {node.name!r}: {wrong}: {reply!r}', 'creation')
         known = {node.name for node, _reply in registered.values()}
         self.creations.unseen(unsure | (set(counts) - known))
 
@@ -345,7 +359,7 @@ class Sequence:
         quiet = set.intersection(*(set(world.conns) for world in self.worlds))
         noticed = self.player.noticed(quiet)
         if noticed:
-            raise Difference(f'connections {noticed} were to stay as they are, and something came on them')
+            raise Difference(f'connections {noticed} were to stay as they are, and something came on them', 'noticed')
 
 
 def run_steps(setting, steps, model_of=Model):
@@ -354,9 +368,8 @@ def run_steps(setting, steps, model_of=Model):
     try:
         with sequence:
             sequence.run(steps)
-    except (Difference, Ended) as difference:
-        if isinstance(difference, Ended):
-            difference = Difference(str(difference))
+    except (Difference, Ended) as error:
+        difference = error if isinstance(error, Difference) else Difference(str(error), 'ended')
         difference.log = sequence.log
         return difference, sequence
     return None, sequence

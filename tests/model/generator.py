@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import struct
 
 from driver import Setting
@@ -28,7 +29,6 @@ def frame(body):
 
 
 def has_ipv6():
-    import socket
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
         probe.bind(('::1', 0))
         return True

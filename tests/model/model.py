@@ -47,7 +47,7 @@ Released = collections.namedtuple('Released', 'name port serial')
 Outcome = collections.namedtuple('Outcome', 'reply ended')
 Registered = collections.namedtuple('Registered', 'name high')
 NOTHING = Outcome(b'', False)
-# A connection: its first bytes while the request is not complete, or what became of it.
+# A connection: what became of it, and the bytes that were not dealt with.
 WAITING, REGISTERED, REFUSED = 'waiting', 'registered', 'refused'
 Conn = collections.namedtuple('Conn', 'peer state data')
 
@@ -99,7 +99,7 @@ class Model:
         self.touched = set()  # what was registered on the way to this state or to its siblings: pairs of name and connection
 
     def copy(self):
-        other = Model.__new__(Model)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.conns, other.out = dict(self.conns), dict(self.out)
         return other
@@ -147,8 +147,21 @@ class Model:
         else:
             user = peer.user if known and self.rules.knows_users else None
             self._request(conn, peer, packet[2:2 + length], user)
-            if len(packet) > 2 + length and conn in self.conns:
-                self.end(conn)
+            self._leave(conn, packet[2 + length:])
+
+    def receive_all(self, conn, pieces, known=True):
+        """Bytes in pieces that come one behind the other. What comes behind a registration is still to be read then."""
+        was_waiting = conn not in self.conns or self.conns[conn].state == WAITING
+        for piece in pieces:
+            if was_waiting and conn in self.conns and self.conns[conn].state != WAITING:
+                self._leave(conn, piece)
+            else:
+                self.receive(conn, piece, known)
+
+    def read_surplus(self, conn):
+        """Bytes that were left are read: there must be none behind a registration."""
+        if conn in self.conns and self.conns[conn].state != WAITING and self.conns[conn].data:
+            self.end(conn)
 
     def end(self, conn):
         """The peer has closed, or done what ends a connection."""
@@ -167,6 +180,10 @@ class Model:
         self.running = True
 
     # --- what follows from them
+
+    def _leave(self, conn, data):
+        if conn in self.conns:
+            self.conns[conn] = self.conns[conn]._replace(data=self.conns[conn].data + data)
 
     def _say(self, conn, reply):
         self.out[conn] = self.out.get(conn, NOTHING)._replace(reply=reply)

@@ -29,7 +29,7 @@ import struct
 import tempfile
 import time
 
-PATIENCE = 10.0  # seconds that anything may take; it only ends failures
+PATIENCE = 10.0  # seconds that anything may take at most; it only ends failures
 LIBC = ctypes.CDLL(None, use_errno=True)
 ESTABLISHED, SYN_RECEIVED, CLOSE_WAIT = 1, 3, 8
 Seen = collections.namedtuple('Seen', 'reply end')  # end: open, eof, reset or late
@@ -169,9 +169,9 @@ class Link:
 class Player:
     """One daemon after the other, on the same socket, store and runtime directory, and their clients."""
 
-    def __init__(self, program, args=(), listen='127.0.0.1', refused_ends=True):
+    def __init__(self, program, args=(), listen='127.0.0.1', refused_ends=True, patience=PATIENCE):
         self.argv = [program, '-systemd', *args]
-        self.refused_ends = refused_ends
+        self.refused_ends, self.patience = refused_ends, patience
         self.links, self.fired, self.store = {}, [], []
         self.pid = self.pidfd = self.status = None
         self.directory = tempfile.mkdtemp(prefix='epmd-model.')
@@ -239,7 +239,7 @@ class Player:
 
     def wait(self, condition, what):
         """Waits for a condition that polling finds; gives whether it came."""
-        deadline, nap = time.monotonic() + PATIENCE, 0
+        deadline, nap = time.monotonic() + self.patience, 0
         while not condition():
             if time.monotonic() >= deadline:
                 return False
@@ -253,7 +253,7 @@ class Player:
     def wait_told(self, line):
         """Waits for a notification, which is then forgotten."""
         if not self.wait(lambda: line in self.told, line):
-            raise Ended(f'no {line} was notified within {PATIENCE} s')
+            raise Ended(f'no {line} was notified within {self.patience} s')
         del self.told[:self.told.index(line) + 1]
 
     def check_alive(self, what=''):
@@ -263,11 +263,11 @@ class Player:
     def reap(self):
         """Waits for the end of the process; gives its status, negative for a signal."""
         if self.status is None:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + self.patience
             while not readable([self.pidfd], 0.01):
                 self.drain()
                 if time.monotonic() >= deadline:
-                    raise Ended(f'the daemon did not end within {PATIENCE} s')
+                    raise Ended(f'the daemon did not end within {self.patience} s')
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             os.close(self.pidfd)
             self.pidfd = None
@@ -357,7 +357,7 @@ class Player:
             self.wait(link.is_consumed, 'it had read a request')
             if not readable([link.sock], 0):
                 return Seen(b'', 'open')
-        seen = link.read(time.monotonic() + PATIENCE, self._is_whole if how == 'answer' else lambda data: False)
+        seen = link.read(time.monotonic() + self.patience, self._is_whole if how == 'answer' else lambda data: False)
         if seen.end != 'open':
             link.close()
             del self.links[conn]
@@ -373,11 +373,12 @@ class Player:
         return sorted(fds[fd] for fd in readable(fds, 0))
 
     def _settle(self, absent):
-        """Waits until the daemon has read the ends of connections. Of one that was reset the kernel knows no more."""
+        """Waits until the daemon has read the ends of connections. Of one that was reset the kernel knows no more, and a close is
+        a reset where there was something left to read."""
         for link, kind in self.fired:
             if kind == 'close':
                 self.wait(link.is_closed, 'the end of a connection was read')
-        if any(kind == 'reset' for _link, kind in self.fired):
+        if self.fired:
             for _turn in range(2):
                 self.ask(b'\0\1n', split=True)
         for name in absent:
@@ -396,7 +397,7 @@ class Player:
             link.send([packet])
         if half:
             link.half_close()
-        seen = link.read(time.monotonic() + PATIENCE)
+        seen = link.read(time.monotonic() + self.patience)
         link.close()
         return seen
 

@@ -1,0 +1,181 @@
+#!/usr/bin/python3
+"""Random operations on the daemon, compared with a model of it; the model compared with the reference; and the proof that what
+is wrong is found.
+
+MODEL_SEED chooses the operations, MODEL_SECONDS how long the first test is (20).
+"""
+
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.dont_write_bytecode = True
+sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, 'process')]
+import tap  # noqa: E402
+from epmdtest import EPMD, TESTING_UPSTREAM, UPSTREAM  # noqa: E402
+import campaign  # noqa: E402
+from generator import World  # noqa: E402
+from model import Model, Released  # noqa: E402
+from player import listen_on, private_network, server_side  # noqa: E402
+from shrink import Shrinker, in_words, script  # noqa: E402
+
+SEED = int(os.environ.get('MODEL_SEED') or random.SystemRandom().randrange(1 << 32))
+SECONDS = float(os.environ.get('MODEL_SECONDS') or 20)
+REFERENCE_SECONDS = 5
+SHRINK_SECONDS = 40
+# A wrong model must differ within so many sequences, and by no more than so many operations.
+SEQUENCES = 40
+FEW = 4
+WORLD = World(private_network())
+
+
+def has_diag():
+    """Whether the kernel tells what the other side of a connection has read: the module may be missing."""
+    with listen_on('127.0.0.1') as server, socket.create_connection(server.getsockname()) as client:
+        try:
+            return server_side((socket.AF_INET, client.getsockname(), client.getpeername())) is not None
+        except OSError:
+            return False
+
+
+class Compared(unittest.TestCase):
+    """No operations lead to anything that the model does not do."""
+
+    def setUp(self):
+        if not has_diag():
+            self.skipTest('the kernel has no sock_diag for TCP')
+        self.notes = []
+
+    def diagnostics(self):
+        return '\n'.join([f'MODEL_SEED={SEED}'] + self.notes)
+
+    def compare(self, program, seconds, is_upstream):
+        result = campaign.campaign(WORLD, program, SEED, seconds, is_upstream)
+        if not result.found:
+            print(f'# {result.sequences} sequences, {result.ops} operations', flush=True)
+            return
+        shrinker = Shrinker(result.setting, result.steps, Model, SHRINK_SECONDS)
+        if not shrinker.run():
+            self.fail(f'sequence {result.number} differs, but not every time: {result.found.what}')
+        path = os.path.join(os.environ.get('TOP_BUILDDIR') or '.', f'model-{SEED}-{result.number}.py')
+        with open(path, 'w', encoding='utf-8') as file:
+            file.write(script(shrinker))
+        self.notes += in_words(shrinker)
+        self.fail(f'sequence {result.number} differs; this reproduces it: {path}')
+
+    def compare_ours(self):
+        if TESTING_UPSTREAM:
+            self.skipTest('the program under test is the reference')
+        self.compare(EPMD, SECONDS, False)
+
+    def compare_reference(self):
+        if UPSTREAM is None:
+            self.skipTest("Erlang's own epmd is not installed here")
+        self.compare(UPSTREAM, REFERENCE_SECONDS, True)
+
+
+setattr(Compared, f'test_the_daemon_with_seed_{SEED}', Compared.compare_ours)
+setattr(Compared, f'test_the_reference_with_seed_{SEED}', Compared.compare_reference)
+
+
+# --- models that are wrong: to the driver they are as much as a daemon that is ---------------------------------------
+
+
+class OldestFirst(Model):
+    """NAMES in the wrong order."""
+
+    def names(self):
+        lines = [b'name %s at port %d\n' % (node.name, node.port) for node in self.nodes]
+        return struct.pack('>I', self.port) + b''.join(lines)
+
+
+class ForgetsReset(Model):
+    """A node goes without its name being remembered."""
+
+    def end(self, conn):
+        before = self.released
+        super().end(conn)
+        self.released = before
+
+
+class ReadsOn(Model):
+    """A request is done in spite of the bytes that came with it."""
+
+    def receive(self, conn, data, known=True):
+        if conn in self.conns and not self.conns[conn].data and data[:3] == b'\0\1n':
+            data = data[:3]
+        super().receive(conn, data, known)
+
+
+class LosesOne(Model):
+    """A restart loses the node that was registered last."""
+
+    def restart(self):
+        super().restart()
+        if self.nodes:
+            name, port, *_rest = self.nodes[-1]
+            self.released += (Released(name, port, self.nodes[-1].serial),)
+            self.nodes = self.nodes[:-1]
+
+
+class CutsExtra(Model):
+    """Of Extra only 1019 bytes are kept."""
+
+    def _may_register(self, node):
+        allowed = super()._may_register(node)
+        self.cut = len(node.extra) == 1020
+        return allowed and not self.cut
+
+
+class Found(unittest.TestCase):
+    """What is wrong is found, made small, and reproduced by a script of its own."""
+
+    setUp = Compared.setUp
+    diagnostics = Compared.diagnostics
+
+    def check(self, model_of):
+        if TESTING_UPSTREAM:
+            self.skipTest('the program under test is the reference')
+        result = campaign.campaign(WORLD, EPMD, SEED, tap.TEST_LIMIT / 2, model_of=model_of, limit=SEQUENCES)
+        self.assertIsNotNone(result.found, f'nothing was found in {result.ops} operations')
+        shrinker = Shrinker(result.setting, result.steps, model_of, SHRINK_SECONDS)
+        self.assertTrue(shrinker.run(), f'what was found in sequence {result.number} was not found again')
+        self.notes += in_words(shrinker)
+        count = sum(len(step['ops']) + len(step.get('down', ())) + ('signal' in step) for step in shrinker.steps)
+        self.assertLessEqual(count, FEW, f'operations that are left, after {shrinker.tries} tries')
+        self.check_script(script(shrinker))
+
+    def check_script(self, text):
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, 'found.py')
+            with open(path, 'w', encoding='utf-8') as file:
+                file.write(text)
+            done = subprocess.run([sys.executable, '-I', path], capture_output=True, text=True, check=False, timeout=60)
+        self.notes += (done.stdout + done.stderr).splitlines()[-10:]
+        self.assertEqual(done.returncode, 1, 'status of the script')
+        self.assertIn('\nreproduced: ', done.stdout)
+
+    def test_names_in_the_wrong_order(self):
+        self.check(OldestFirst)
+
+    def test_a_name_is_not_remembered(self):
+        self.check(ForgetsReset)
+
+    def test_bytes_behind_a_request(self):
+        self.check(ReadsOn)
+
+    def test_a_restart_that_loses_a_node(self):
+        self.check(LosesOne)
+
+    def test_a_limit_that_is_off_by_one(self):
+        self.check(CutsExtra)
+
+
+if __name__ == '__main__':
+    tap.TEST_LIMIT = 60 + SECONDS + 2 * SHRINK_SECONDS
+    tap.main()
