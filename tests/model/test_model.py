@@ -20,7 +20,7 @@ import tap  # noqa: E402
 from epmdtest import EPMD, TESTING_UPSTREAM, UPSTREAM  # noqa: E402
 import campaign  # noqa: E402
 from generator import World  # noqa: E402
-from model import Model, Released  # noqa: E402
+from model import LONGEST_EXTRA, Model, Released  # noqa: E402
 from player import listen_on, private_network, server_side  # noqa: E402
 from shrink import Shrinker, in_words, script  # noqa: E402
 
@@ -123,13 +123,11 @@ class LosesOne(Model):
             self.nodes = self.nodes[:-1]
 
 
-class CutsExtra(Model):
-    """Of Extra only 1019 bytes are kept."""
+class AllowsOneMore(Model):
+    """Extra of one byte too many is accepted."""
 
     def _may_register(self, node):
-        allowed = super()._may_register(node)
-        self.cut = len(node.extra) == 1020
-        return allowed and not self.cut
+        return super()._may_register(node._replace(extra=node.extra[:LONGEST_EXTRA] + node.extra[LONGEST_EXTRA + 1:]))
 
 
 class Found(unittest.TestCase):
@@ -173,7 +171,7 @@ class Found(unittest.TestCase):
         self.check(LosesOne)
 
     def test_a_limit_that_is_off_by_one(self):
-        self.check(CutsExtra)
+        self.check(AllowsOneMore)
 
 
 if __name__ == '__main__':
