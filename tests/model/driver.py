@@ -18,7 +18,7 @@ MAX_WORLDS = 3000
 NAMES, DUMP = b'\0\1n', b'\0\1d'
 ONE_NODE = b'\0\x0ex\0\0M\0\0\6\0\6\0\1a\0\0'
 
-# What a sequence runs on: options of the daemon, the rules that follow from them, and seconds to wait for anything.
+# What a sequence runs on: options of the daemon, the rules that follow from them, and seconds to wait for an answer.
 Setting = collections.namedtuple('Setting', 'program args rules listen patience', defaults=[PATIENCE])
 
 

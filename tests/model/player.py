@@ -170,6 +170,7 @@ class Player:
     """One daemon after the other, on the same socket, store and runtime directory, and their clients."""
 
     def __init__(self, program, args=(), listen='127.0.0.1', refused_ends=True, patience=PATIENCE):
+        """patience: seconds to wait for what is to be read."""
         self.argv = [program, '-systemd', *args]
         self.refused_ends, self.patience = refused_ends, patience
         self.links, self.fired, self.store = {}, [], []
@@ -239,7 +240,7 @@ class Player:
 
     def wait(self, condition, what):
         """Waits for a condition that polling finds; gives whether it came."""
-        deadline, nap = time.monotonic() + self.patience, 0
+        deadline, nap = time.monotonic() + PATIENCE, 0
         while not condition():
             if time.monotonic() >= deadline:
                 return False
@@ -253,7 +254,7 @@ class Player:
     def wait_told(self, line):
         """Waits for a notification, which is then forgotten."""
         if not self.wait(lambda: line in self.told, line):
-            raise Ended(f'no {line} was notified within {self.patience} s')
+            raise Ended(f'no {line} was notified within {PATIENCE} s')
         del self.told[:self.told.index(line) + 1]
 
     def check_alive(self, what=''):
@@ -263,11 +264,11 @@ class Player:
     def reap(self):
         """Waits for the end of the process; gives its status, negative for a signal."""
         if self.status is None:
-            deadline = time.monotonic() + self.patience
+            deadline = time.monotonic() + PATIENCE
             while not readable([self.pidfd], 0.01):
                 self.drain()
                 if time.monotonic() >= deadline:
-                    raise Ended(f'the daemon did not end within {self.patience} s')
+                    raise Ended(f'the daemon did not end within {PATIENCE} s')
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             os.close(self.pidfd)
             self.pidfd = None

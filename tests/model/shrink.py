@@ -42,9 +42,11 @@ class Shrinker:
         except (OSError, OverflowError):
             # Simpler, and not possible: an address on which nobody listens.
             return False
-        if difference:
-            self.setting, self.steps, self.found = setting, steps, (difference, sequence)
-        return difference is not None
+        # Not something else that went wrong meanwhile.
+        if not difference or (self.found and self.found[0].kind != difference.kind):
+            return False
+        self.setting, self.steps, self.found = setting, steps, (difference, sequence)
+        return True
 
     def _smaller(self):
         """Fewer steps, then fewer ops in them: without a half, without a quarter, and so on."""
