@@ -447,6 +447,19 @@ static void dribble(Storm *storm) {
         }
 }
 
+/* How long to wait for events: to the moment when the next connection is due, so that they come as evenly as those of
+ * many clients do, or a millisecond when there is no such moment. */
+static struct timespec patience(const Storm *storm) {
+        uint64_t next = storm->now + NSEC_PER_SEC / 1000, nsec = NSEC_PER_SEC / 1000;
+
+        if (storm->n_vacant > 0)
+                next = storm->rate == 0 ? storm->now
+                                        : storm->start + (storm->opened + 1) * NSEC_PER_SEC / storm->rate;
+        if (next < storm->now + nsec)
+                nsec = next > storm->now ? next - storm->now : 0;
+        return (struct timespec){.tv_nsec = (long) nsec};
+}
+
 /* ---- The whole ---- */
 
 static int compare(const void *a, const void *b) {
@@ -475,14 +488,13 @@ static void run(Storm *storm) {
         storm->start = storm->now = clock_now();
         end = storm->start + (uint64_t) (storm->seconds * (double) NSEC_PER_SEC);
         while (storm->now < end) {
-                bool can_begin, busy;
+                struct timespec timeout;
                 int n;
 
                 begin_some(storm);
                 dribble(storm);
-                can_begin = storm->n_vacant > 0;
-                busy = can_begin && storm->rate == 0;
-                n = epoll_wait(storm->epoll, events, ARRAY_SIZE(events), busy ? 0 : 1);
+                timeout = patience(storm);
+                n = epoll_pwait2(storm->epoll, events, ARRAY_SIZE(events), &timeout, NULL);
                 for (int i = 0; i < n; i++)
                         on_event(storm, &storm->conns[events[i].data.u32], events[i].events);
                 storm->now = clock_now();
@@ -525,14 +537,14 @@ static const Kind *find_kind(const char *name) {
         exit(2);
 }
 
-static uint32_t number(const char *text) {
-        unsigned long value;
+static int32_t number(const char *text, int32_t least) {
+        long value;
         char *end;
 
         errno = 0;
-        value = strtoul(text, &end, 10);
-        if (errno == 0 && end > text && !*end && value <= INT32_MAX)
-                return (uint32_t) value;
+        value = strtol(text, &end, 10);
+        if (errno == 0 && end > text && !*end && value >= least && value <= INT32_MAX)
+                return (int32_t) value;
         (void) fprintf(stderr, "storm: %s is no number\n", text);
         exit(2);
 }
@@ -547,13 +559,13 @@ int main(int argc, char **argv) {
         (void) prctl(PR_SET_PDEATHSIG, SIGKILL);
         (void) alarm(TIME_LIMIT_SECONDS);
         storm.kind = find_kind(argv[1]);
-        storm.port = (uint16_t) number(argv[2]);
-        storm.places = number(argv[3]);
-        storm.rate = number(argv[4]);
+        storm.port = (uint16_t) number(argv[2], 0);
+        storm.places = (uint32_t) number(argv[3], 0);
+        storm.rate = (uint32_t) number(argv[4], 0);
         storm.seconds = strtod(argv[5], NULL);
-        storm.nodes = number(argv[6]);
-        become((uid_t) number(argv[7]));
-        (void) setpriority(PRIO_PROCESS, 0, (int) number(argv[8]));
+        storm.nodes = (uint32_t) number(argv[6], 0);
+        become((uid_t) number(argv[7], 0));
+        (void) setpriority(PRIO_PROCESS, 0, number(argv[8], -20));
         prepare(&storm);
         run(&storm);
         free(storm.conns);
