@@ -4,12 +4,13 @@
 
 #include "ctl_check.h"
 
+#include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <string.h>
-#include <limits.h>
 
 #include "ctl_print.h"
+#include "values.h"
 
 enum {
         CURE_MAX = 512,
@@ -22,9 +23,8 @@ extern char **environ;
 /* ---- Environment ---- */
 
 static void check_port_variable(Check *check, const char *value) {
-        char *end;
-        unsigned long port = strtoul(value, &end, 10);
-        bool valid = *value >= '0' && *value <= '9' && !*end && port >= 1 && port <= UINT16_MAX;
+        unsigned long port = 0;
+        bool valid = value_number(value, 1, UINT16_MAX, &port);
 
         if (!*value)
                 check_say(check, VERDICT_NOTE, "environment", NULL, "ERL_EPMD_PORT is empty, which means the default");

@@ -9,6 +9,7 @@
 
 #include "util.h"
 #include "varlink_client.h"
+#include "values.h"
 
 enum {
         TIMEOUT_DEFAULT = 5,
@@ -94,33 +95,19 @@ static int fail(char *error, const char *format, ...) {
         return -EINVAL;
 }
 
-static bool parse_number(const char *text, unsigned long least, unsigned long most, unsigned long *ret) {
-        unsigned long value;
-        char *end;
-
-        errno = 0;
-        value = strtoul(text, &end, 10);
-        if (errno != 0 || *end || !(text[0] >= '0' && text[0] <= '9') || value < least || value > most)
-                return false;
-        *ret = value;
-        return true;
-}
-
 static int parse_port(const char *what, const char *text, uint16_t *ret, char *error) {
         unsigned long port;
 
-        if (!parse_number(text, 1, UINT16_MAX, &port))
+        if (!value_number(text, 1, UINT16_MAX, &port))
                 return fail(error, "%s \"%s\" is not a port: give a number from 1 to 65535", what, text);
         *ret = (uint16_t) port;
         return 0;
 }
 
 static int parse_timeout(const char *text, uint64_t *ret, char *error) {
-        char *end;
-        double seconds = strtod(text, &end);
+        double seconds;
 
-        if (*end || !((text[0] >= '0' && text[0] <= '9') || text[0] == '.') ||
-            !(seconds > 0 && seconds <= TIMEOUT_MAX))
+        if (!value_seconds(text, &seconds) || !(seconds > 0 && seconds <= TIMEOUT_MAX))
                 return fail(error, "--timeout \"%s\" is not a time: give seconds, more than 0 and at most %d", text,
                             TIMEOUT_MAX);
         *ret = (uint64_t) (seconds * (double) USEC_PER_SEC) + 1;
@@ -134,7 +121,7 @@ static int parse_type(const char *text, uint8_t *ret, char *error) {
                 *ret = NODE_TYPE_HIDDEN;
         else if (strcmp(text, "normal") == 0)
                 *ret = NODE_TYPE_NORMAL;
-        else if (parse_number(text, 0, UINT8_MAX, &type))
+        else if (value_number(text, 0, UINT8_MAX, &type))
                 *ret = (uint8_t) type;
         else
                 return fail(error, "--type \"%s\" is not a type of node: give hidden, normal or a number up to 255",

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "options.h"
+#include "values.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -121,22 +122,18 @@ static int fail(char *error, const char *format, ...) {
 }
 
 static int parse_port(const char *what, const char *text, uint16_t *ret, char *error) {
-        char *end;
-        long port;
+        unsigned long port;
 
-        errno = 0;
-        port = strtol(text, &end, 10);
-        if (errno != 0 || end == text || *end || !(text[0] >= '0' && text[0] <= '9') || port < 1 || port > UINT16_MAX)
+        if (!value_number(text, 1, UINT16_MAX, &port))
                 return fail(error, "%s \"%s\" is not a port: give a number from 1 to 65535", what, text);
         *ret = (uint16_t) port;
         return 0;
 }
 
 static int parse_seconds(const char *what, const char *text, double least, double *ret, char *error) {
-        char *end;
-        double seconds = strtod(text, &end);
+        double seconds;
 
-        if (end == text || *end || !(text[0] >= '0' && text[0] <= '9') || !(seconds >= least && seconds <= SECONDS_MAX))
+        if (!value_seconds(text, &seconds) || !(seconds >= least && seconds <= SECONDS_MAX))
                 return fail(error, "%s \"%s\" is not a time: give seconds from %g to %d", what, text, least,
                             SECONDS_MAX);
         *ret = seconds;
@@ -144,7 +141,7 @@ static int parse_seconds(const char *what, const char *text, double least, doubl
 }
 
 static int parse_timeout(const char *what, const char *text, double least, uint64_t *ret, char *error) {
-        double seconds;
+        double seconds = 0;
         int r = parse_seconds(what, text, least, &seconds, error);
 
         if (r < 0)
@@ -154,7 +151,7 @@ static int parse_timeout(const char *what, const char *text, double least, uint6
 }
 
 static int parse_delay(const char *what, const char *text, unsigned *ret, char *error) {
-        double seconds;
+        double seconds = 0;
         int r = parse_seconds(what, text, 0, &seconds, error);
 
         if (r < 0)
@@ -211,12 +208,9 @@ static int parse_allow(const char *what, const char *list, Options *options, cha
 }
 
 static int parse_count(const char *what, const char *text, size_t *ret, char *error) {
-        char *end;
         unsigned long n;
 
-        errno = 0;
-        n = strtoul(text, &end, 10);
-        if (errno != 0 || end == text || *end || text[0] < '0' || text[0] > '9' || n < 1 || n > INT32_MAX)
+        if (!value_number(text, 1, INT32_MAX, &n))
                 return fail(error, "%s \"%s\" is not a number of nodes: give 1 or more", what, text);
         *ret = (size_t) n;
         return 0;

@@ -111,6 +111,18 @@ int proto_parse_request(const uint8_t *body, size_t n, Request *ret) {
         return 0;
 }
 
+static void put_node(WireWriter *w, const NodeInfo *node) {
+        wire_put_u16(w, node->port);
+        wire_put_u8(w, node->type);
+        wire_put_u8(w, node->protocol);
+        wire_put_u16(w, node->highest_version);
+        wire_put_u16(w, node->lowest_version);
+        wire_put_u16(w, node->name_len);
+        wire_put_bytes(w, node->name, node->name_len);
+        wire_put_u16(w, node->extra_len);
+        wire_put_bytes(w, node->extra, node->extra_len);
+}
+
 /* Writes a whole packet, length included. The writer fails when it does not fit. */
 void proto_put_request(WireWriter *w, const Request *request) {
         const NodeInfo *node = &request->node;
@@ -126,17 +138,9 @@ void proto_put_request(WireWriter *w, const Request *request) {
         }
         wire_put_u16(w, (uint16_t) n);
         wire_put_u8(w, request->tag);
-        if (request->tag == TAG_ALIVE2_REQ) {
-                wire_put_u16(w, node->port);
-                wire_put_u8(w, node->type);
-                wire_put_u8(w, node->protocol);
-                wire_put_u16(w, node->highest_version);
-                wire_put_u16(w, node->lowest_version);
-                wire_put_u16(w, node->name_len);
-                wire_put_bytes(w, node->name, node->name_len);
-                wire_put_u16(w, node->extra_len);
-                wire_put_bytes(w, node->extra, node->extra_len);
-        } else if (n > 1)
+        if (request->tag == TAG_ALIVE2_REQ)
+                put_node(w, node);
+        else if (n > 1)
                 wire_put_bytes(w, node->name, node->name_len);
 }
 
@@ -159,15 +163,7 @@ void proto_put_port2_reply(WireWriter *w, const NodeInfo *node) {
         wire_put_u8(w, node ? 0 : 1);
         if (!node)
                 return;
-        wire_put_u16(w, node->port);
-        wire_put_u8(w, node->type);
-        wire_put_u8(w, node->protocol);
-        wire_put_u16(w, node->highest_version);
-        wire_put_u16(w, node->lowest_version);
-        wire_put_u16(w, node->name_len);
-        wire_put_bytes(w, node->name, node->name_len);
-        wire_put_u16(w, node->extra_len);
-        wire_put_bytes(w, node->extra, node->extra_len);
+        put_node(w, node);
 }
 
 static void put_text(WireWriter *w, const char *text) {
