@@ -13,9 +13,10 @@
 /* How long the manager may take to read something without which nodes would be lost. */
 enum { PATIENCE_SECONDS = 10 };
 
-static void free_names(char **names) {
-        for (char **name = names; names && *name; name++)
-                free(*name);
+/* n of them, of which some may be NULL. */
+static void free_names(char **names, int n) {
+        for (int i = 0; names && i < n; i++)
+                free(names[i]);
         free(names);
 }
 
@@ -34,7 +35,7 @@ static const char *end_of_name(const char *name) {
  * has colons in it: epmd@[2001:db8::1].socket. NULL: it is not that, or there is no memory. */
 static char **names_of_units(int n) {
         const char *at = getenv("LISTEN_FDNAMES"), *end;
-        char **names = calloc((size_t) n + 1, sizeof *names);
+        char **names = calloc((size_t) n, sizeof *names);
 
         for (int i = 0; names && at && i < n; i++) {
                 end = end_of_name(at);
@@ -43,7 +44,7 @@ static char **names_of_units(int n) {
         }
         if (names && !at && names[n - 1])
                 return names;
-        free_names(names);
+        free_names(names, n);
         return NULL;
 }
 
@@ -51,7 +52,7 @@ static char **names_of_units(int n) {
  * are given out from the end, and what is wrong belongs to listening sockets. */
 static char **names_from_end(int n) {
         const char *all = getenv("LISTEN_FDNAMES");
-        char **names = calloc((size_t) n + 1, sizeof *names);
+        char **names = calloc((size_t) n, sizeof *names);
         const char *end = all ? strchr(all, 0) : NULL;
 
         for (int i = n - 1; names && all && end && i >= 0; i--) {
@@ -82,7 +83,7 @@ int systemd_take_sockets(PassedSockets *ret) {
                 return n;
         for (int i = 0; i < n && r >= 0; i++)
                 r = passed_sockets_add(&sockets, SD_LISTEN_FDS_START + i, names && names[i] ? names[i] : "?");
-        free_names(names);
+        free_names(names, n);
         if (r < 0) {
                 passed_sockets_done(&sockets);
                 return r;
@@ -152,12 +153,11 @@ static bool manager_address(struct sockaddr_un *ret, socklen_t *ret_len) {
 }
 
 static void put_descriptor(struct msghdr *message, void *control, size_t size, int fd) {
-        struct cmsghdr *header;
+        struct cmsghdr *header = control;
 
         memset(control, 0, size);
         message->msg_control = control;
         message->msg_controllen = size;
-        header = CMSG_FIRSTHDR(message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
         header->cmsg_len = CMSG_LEN(sizeof fd);
