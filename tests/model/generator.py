@@ -17,7 +17,7 @@ REMOTE = [('192.0.2.2', '192.0.2.1'), ('198.51.100.3', '192.0.2.1')]
 # Few, so that they meet.
 COMMON = [b'a', b'b', b'c', b'rabbit', b'\xc3\xa9t\xc3\xa9', b'two words', b'vip', b'vips', b'svc', b'svc-1']
 LONG = [b'x' * 254, b'x' * 255, '\U0001f600'.encode() * 255, '\u20ac'.encode() * 254]
-ODD = [b'', b'\0', b'a\0', b'a\0b', b'a\nb', b'\x7f', b'\xff', b'a\xc3', b'\xed\xa0\x80', b'\xc0\xaf', b'x' * 256, b'x' * 1021,
+ODD = [b'', b'\0', b'a\0', b'a\0b', b'a\nb', b'\x7f', b'\x01', b'\xff', b'a\xc3', b'\xed\xa0\x80', b'\xc0\xaf', b'x' * 256, b'x' * 1021,
        b'%s%n', b'a at port 1', b' ']
 RESERVE = (('vip', OTHER_USERS[0]), ('svc*', OTHER_USERS[1]), ('svc-1', OTHER_USERS[0]), ('ra*', 0))
 ALLOW = {'local': (), '192.0.2.0/24': ('192.0.2.0/24',), '192.0.2.2,198.51.100.0/24': ('192.0.2.2/32', '198.51.100.0/24'),
@@ -55,7 +55,8 @@ class Generator:
         self.random = random.Random(seed)
         self.world, self.program, self.is_upstream = world, program, is_upstream
         self.last = 0
-        self.open = {}  # connections that may be there: what is still to be sent
+        self.open = {}   # connections that may be there: what is still to be sent
+        self.named = {}  # those that may be registered: the name
         self.setting = self._setting()
         self.peers = self._peers()
 
@@ -99,12 +100,12 @@ class Generator:
 
     def _name(self):
         kind = self.random.random()
-        if kind < 0.84:
+        if kind < 0.8:
             return self.random.choice(COMMON)
-        return self.random.choice(LONG if kind < 0.92 else ODD)
+        return self.random.choice(LONG if kind < 0.88 else ODD)
 
-    def _alive2(self):
-        name, extra = self._name(), b''
+    def _alive2(self, name=None):
+        name, extra = name or self._name(), b''
         if self.random.random() < 0.2:
             extra = self.random.randbytes(self.random.choice((1, 3, 200, 1019, 1020, 1021)))
         high = self.random.choice((6, 6, 6, 5, 5, 0, 7, 65535))
@@ -173,6 +174,9 @@ class Generator:
         op = self._new(self.packet(), then)
         if then in ('stay', 'half'):
             self.open[op[1]] = b''
+            packet = b''.join(op[3])
+            if packet[2:3] == b'x' and len(packet) > 15:
+                self.named[op[1]] = packet[13:13 + int.from_bytes(packet[11:13], 'big')]
         return op
 
     def _begin(self):
@@ -228,6 +232,15 @@ class Generator:
             found.append(op)
         return found
 
+    def _return(self):
+        """A name goes, and comes back at once."""
+        conn = self.random.choice([conn for conn in self.named if conn in self.open])
+        name = self.named.pop(conn)
+        end = self._end(conn)
+        op = self._new(self._alive2(name))
+        self.open[op[1]], self.named[op[1]] = b'', name
+        return [end, op]
+
     def _whole_ops(self, count):
         """The same while the process changes: no half requests, of which nobody knows which process has them."""
         found, taken = [], set()
@@ -259,6 +272,8 @@ class Generator:
                 self.last += 1
                 kill = ('send', self.last, self.peer(), (frame(b'k'),), 'stay')
                 found.append({'ops': [kill], 'signal': 0, 'down': []})
+            elif kind < 0.1 and any(conn in self.open for conn in self.named):
+                found.append({'ops': self._return()})
             else:
                 found.append({'ops': self.ops(self.random.choice((1, 1, 1, 2, 2, 3)))})
         return found
