@@ -36,17 +36,22 @@ void lot_done(Lot *lot) {
         *lot = LOT_NONE;
 }
 
-static bool is_seqpacket(int fd) {
+static int check_end(int fd) {
         int type = 0, domain = 0;
         socklen_t len = sizeof type;
 
-        return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_SEQPACKET &&
-               getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+        if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 ||
+            getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0)
+                return errno == EBADF ? -ENOTSOCK : -errno;
+        return type == SOCK_SEQPACKET && domain == AF_UNIX ? 0 : -ENOTSOCK;
 }
 
-/* Whether descriptors from elsewhere are the ends of a lot. Returns 0 or -ENOTSOCK. */
+/* Whether descriptors from elsewhere are the ends of a lot. Returns 0; -ENOTSOCK: they are not, or are missing; another
+ * negative errno: nobody knows. */
 int lot_check(const Lot *lot) {
-        return is_seqpacket(lot->in) && is_seqpacket(lot->out) ? 0 : -ENOTSOCK;
+        int r = check_end(lot->in);
+
+        return r < 0 ? r : check_end(lot->out);
 }
 
 /* Parks up to LOT_BATCH_MAX connections in one message. They are safe from the moment at which this returns 0.

@@ -168,9 +168,10 @@ static int open_lot(PassedSockets *sockets, int index, Lot *ret) {
         Lot lot = {.in = take_named(sockets, in), .out = take_named(sockets, out)};
         int r;
 
-        if (lot_check(&lot) == 0) {
+        r = lot_check(&lot);
+        if (r != -ENOTSOCK) {
                 *ret = lot;
-                return 0;
+                return r;
         }
         if (lot.in >= 0)
                 systemd_unstore(in);

@@ -42,8 +42,9 @@ static char **names_of_units(int n) {
                 names[i] = strndup(at, (size_t) (end - at));
                 at = *end ? end + 1 : NULL;
         }
-        if (names && !at && names[n - 1])
-                return names;
+        for (int i = 0; names && !at && names[i]; i++)
+                if (i == n - 1)
+                        return names;
         free_names(names, n);
         return NULL;
 }
@@ -59,6 +60,10 @@ static char **names_from_end(int n) {
                 const char *colon = memrchr(all, ':', (size_t) (end - all)), *name = colon ? colon + 1 : all;
 
                 names[i] = strndup(name, (size_t) (end - name));
+                if (!names[i]) {
+                        free_names(names, n);
+                        return NULL;
+                }
                 end = colon;
         }
         return names;
@@ -81,6 +86,9 @@ int systemd_take_sockets(PassedSockets *ret) {
         }
         if (n < 0)
                 return n;
+        /* Without its name nothing would be known as what an earlier process has stored. */
+        if (n > 0 && !names)
+                return -ENOMEM;
         for (int i = 0; i < n && r >= 0; i++)
                 r = passed_sockets_add(&sockets, SD_LISTEN_FDS_START + i, names && names[i] ? names[i] : "?");
         free_names(names, n);
