@@ -223,7 +223,6 @@ CALL(int, -1, connect, connect, (int fd, const void *address, socklen_t len), (f
 CALL(int, -1, dup2, dup2, (int fd, int to), (fd, to))
 CALL(int, -1, dup2, dup3, (int fd, int to, int flags), (fd, to, flags))
 CALL(int, -1, epoll_create1, epoll_create1, (int flags), (flags))
-CALL(int, -1, epoll_ctl, epoll_ctl, (int fd, int operation, int other, void *event), (fd, operation, other, event))
 CALL(int, -1, epoll_wait, epoll_wait, (int fd, void *events, int n, int timeout), (fd, events, n, timeout))
 CALL(int, -1, epoll_wait, epoll_pwait2, (int fd, void *events, int n, const void *timeout, const void *mask),
      (fd, events, n, timeout, mask))
@@ -279,6 +278,21 @@ CALL(int, -1, timerfd_create, timerfd_create, (int clock, int flags), (clock, fl
 CALL(int, -1, timerfd_settime, timerfd_settime, (int fd, int flags, const void *value, void *old),
      (fd, flags, value, old))
 CALL(ssize_t, -1, write, write, (int fd, const void *buffer, size_t n), (fd, buffer, n))
+
+/* To stop watching what is watched never fails. */
+int wrapped_epoll_ctl(int fd, int operation, int other, void *event) __asm__("epoll_ctl");
+int wrapped_epoll_ctl(int fd, int operation, int other, void *event) {
+        static int (*next)(int, int, int, void *);
+        int error = operation == EPOLL_CTL_DEL ? 0 : fault(INDEX_epoll_ctl, false);
+
+        if (error != 0) {
+                errno = error;
+                return -1;
+        }
+        if (!next)
+                *(void **) &next = real("epoll_ctl");
+        return next(fd, operation, other, event);
+}
 
 /* ---- What can be done in part ---- */
 
