@@ -74,6 +74,8 @@ def alternatives(op, is_new, may_drop, begin):
     for split, known in itertools.product(splits, [True, False] if end else [True]):
         atoms = data_atoms(op, split, known, is_new, may_drop, begin)
         found.append(atoms + end)
+        if then in ('close', 'reset') and begin[0].rules.undoes_others:
+            found.append(atoms + [[('undo', conn)]] + end)
         if may_drop:
             found.append(atoms + [[('mute', conn)]] + end)
     # A reset connection may be gone before any of its bytes is read.
@@ -241,6 +243,7 @@ class Sequence:
             self.ask(NAMES)
         if len(self.worlds) > 1:
             self.ask(DUMP)
+        self._see_ended(conn for conn in sorted(self.player.links) if not any(conn in world.conns for world in self.worlds))
         self._look_at_others()
 
     def ask(self, packet):
@@ -316,8 +319,8 @@ class Sequence:
             self.creations = Creations(self.rules)
         self._compare(plan, seen, 'signal' in step)
         self._check_creations(seen)
-        self._compare_late([conn for conn, how in looks.items()
-                            if how is None or (how == 'answer' and conn in self.player.links)])
+        unsure = [conn for conn, how in looks.items() if how is None or (how == 'answer' and conn in self.player.links)]
+        self._see_ended(conn for conn in unsure if all(world.out.get(conn, NOTHING).ended for world in self.worlds))
 
     def _compare(self, plan, seen, is_rough):
         def explains(world):
@@ -346,9 +349,9 @@ class Sequence:
         known = {node.name for node, _reply in registered.values()}
         self.creations.unseen(unsure | (set(counts) - known))
 
-    def _compare_late(self, conns):
-        """Connections that may or may not have ended: by now it is known which."""
-        ended = [conn for conn in conns if all(world.out.get(conn, NOTHING).ended for world in self.worlds)]
+    def _see_ended(self, conns):
+        """Connections of which it is known only now that the daemon has ended them."""
+        ended = list(conns)
         if ended:
             step = {'ops': [], 'look': {conn: 'end' for conn in ended}}
             self.played.append(step)

@@ -24,6 +24,7 @@ RULES = {
     'gone_is_free': True,      # a name whose holder has closed its connection is free, read or not
     'unique': True,            # no creation is ever given twice, to whatever name
     'survives': True,          # registrations outlive the process
+    'undoes_others': False,    # a refusal that cannot be sent unregisters whoever has the name
     'loses_replies': False,    # bytes behind a request may cost its reply
     'knows_users': True,
     'relaxed': False,
@@ -34,7 +35,7 @@ RULES = {
 }
 UPSTREAM = {
     'refuses_control': False, 'refused_ends': False, 'finds_longest': False, 'unknown_stop': b'NOEXISTSTOPPED',
-    'gone_is_free': False, 'unique': False, 'survives': False, 'loses_replies': True, 'knows_users': False,
+    'gone_is_free': False, 'unique': False, 'survives': False, 'undoes_others': True, 'loses_replies': True, 'knows_users': False,
     'allow': None,
 }
 Rules = collections.namedtuple('Rules', RULES, defaults=RULES.values())
@@ -96,6 +97,7 @@ class Model:
         self.out = {}       # Outcome of the connections that something has come of since the last step
         self.running = True
         self.hung_up = ()   # connections whose end has arrived, whether or not it has been read
+        self.refused = ()   # names that were taken, with the connections that asked for them
         self.touched = set()  # what was registered on the way to this state or to its siblings: pairs of name and connection
 
     def copy(self):
@@ -115,7 +117,7 @@ class Model:
         self.nodes = tuple(node._replace(serial=rank[node.serial]) for node in self.nodes)
         self.released = tuple(item._replace(serial=rank[item.serial]) for item in self.released)
         self.serial = len(serials)
-        self.out, self.hung_up, self.touched = {}, (), set()
+        self.out, self.hung_up, self.refused, self.touched = {}, (), (), set()
 
     # --- events
 
@@ -163,6 +165,13 @@ class Model:
         if conn in self.conns and self.conns[conn].state != WAITING and self.conns[conn].data:
             self.end(conn)
 
+    def undo(self, conn):
+        """The refusal of a taken name could not be sent. The node that loses its name does not notice."""
+        for other in [node for node in self.nodes if (conn, node.name) in self.refused]:
+            holder = self.conns.pop(other.conn)
+            self._release(other.conn)
+            self.conns[other.conn] = holder._replace(state=REFUSED)
+
     def end(self, conn):
         """The peer has closed, or done what ends a connection."""
         if conn in self.conns:
@@ -191,6 +200,9 @@ class Model:
     def _close(self, conn):
         self.out[conn] = self.out.get(conn, NOTHING)._replace(ended=True)
         self.conns.pop(conn, None)
+        self._release(conn)
+
+    def _release(self, conn):
         for node in self.nodes:
             if node.conn == conn:
                 self.nodes = tuple(other for other in self.nodes if other is not node)
@@ -241,6 +253,7 @@ class Model:
             self.conns[conn] = self.conns[conn]._replace(state=REGISTERED, data=b'')
             self._say(conn, Registered(name, high))
             return None
+        self.refused += ((conn, name),)
         self._say(conn, struct.pack('>BBI', 118, 1, 99) if high >= 6 else struct.pack('>BBH', 121, 1, 99))
         if self.rules.refused_ends:
             self._close(conn)
