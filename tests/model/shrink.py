@@ -14,6 +14,14 @@ LINE = 160  # characters of what is shown of anything
 LESS_PATIENCE = 1.0  # what does not come is tried many times
 
 
+def without_extra(packet):
+    """A registration that says no more than it must; other packets are left as they are."""
+    at = 13 + int.from_bytes(packet[11:13], 'big')
+    if packet[2:3] != b'x' or len(packet) <= at:
+        return packet
+    return struct.pack('>H', at) + packet[2:at] + b'\0\0'
+
+
 class Shrinker:
     """Looks for fewer and simpler steps that fail, for so long."""
 
@@ -90,10 +98,23 @@ class Shrinker:
             # Another program has other options.
             if setting != self.setting and rules.survives:
                 changed |= self._fails(setting, self.steps)
+        changed |= self._merged()
         for at, step in enumerate(self.steps):
             for part in 'ops', 'down':
                 for number in range(len(step.get(part, ()))):
                     changed |= self._simpler_op(at, part, number)
+        return changed
+
+    def _merged(self):
+        """A request that comes in several ops comes in one."""
+        changed = False
+        for conn in sorted({op[1] for step in self.steps for op in step['ops'] if op[0] == 'send'}):
+            sends = [op for step in self.steps for op in step['ops'] if op[0] == 'send' and op[1] == conn]
+            if len(sends) > 1:
+                whole = ('send', conn, sends[0][2], (b''.join(b''.join(op[3]) for op in sends),), sends[-1][4])
+                steps = [dict(step, ops=[whole if op is sends[-1] else op for op in step['ops'] if op not in sends[:-1]])
+                         for step in self.steps]
+                changed |= self._fails(self.setting, steps)
         return changed
 
     def _simpler_op(self, at, part, number):
@@ -102,15 +123,15 @@ class Shrinker:
             return False
         _kind, conn, peer, pieces, then = op
         home = Peer('127.0.0.1', '127.0.0.1', os.geteuid())
-        changed = False
-        for other in (('send', conn, home, (b''.join(pieces),), 'stay'), ('send', conn, home, pieces, then),
+        for other in (('send', conn, peer, (without_extra(b''.join(pieces)),), then),
+                      ('send', conn, home, (b''.join(pieces),), 'stay'), ('send', conn, home, pieces, then),
                       ('send', conn, peer, (b''.join(pieces),), then)):
             if other != self.steps[at][part][number]:
                 steps = [dict(step) for step in self.steps]
                 steps[at][part] = steps[at][part][:number] + [other] + steps[at][part][number + 1:]
                 if self._fails(self.setting, steps):
                     return True
-        return changed
+        return False
 
 
 SCRIPT_END = r'''

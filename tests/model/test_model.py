@@ -30,7 +30,7 @@ REFERENCE_SECONDS = 5
 SHRINK_SECONDS = 40
 # A wrong model must differ within so many sequences, and by no more than so many operations.
 SEQUENCES = 40
-FEW = 4
+FEW = 6
 WORLD = World(private_network())
 
 
