@@ -6,12 +6,10 @@ goes on with each state that explains what was seen. When none does, that is a d
 
 import collections
 import itertools
-import os
 import re
 import signal
-import time
 
-from model import NOTHING, WAITING, Creations, Model, Peer, Registered, Rules
+from model import NOTHING, WAITING, Creations, Model, Peer, Registered
 from player import PATIENCE, Ended, Player
 
 MAX_WORLDS = 3000
@@ -175,7 +173,8 @@ class Step:
 # --- what was seen -----------------------------------------------------------------------------------------------------
 
 def same(outcome, seen, rules, is_rough):
-    """Whether what was seen is the outcome. is_rough: the process was ended meanwhile."""
+    """Whether what was seen is the outcome. is_rough: the process was ended meanwhile, or bytes may have come when it had closed
+    the connection."""
     if seen.end not in ('open', 'eof', 'reset') or (seen.end != 'open' and not outcome.ended):
         return False
     # The reply to a registration was not read any further: whether the node was stopped at once is looked at later.
@@ -300,6 +299,7 @@ class Sequence:
             world.touched = self.worlds[0].touched
         before = set(self.player.links)
         plan = Step(step, self.player.links).worlds(self.worlds)
+        surplus = {op[1] for op in step['ops'] if op[0] == 'send' and len(op[3]) > 1 and has_surplus(op, self.worlds)}
         self.touched = self.worlds[0].touched
         self.names |= {name for name, _conn in self.touched if name}
         fired = {op[1] for op in step['ops'] + step.get('down', []) if op[0] in ('close', 'reset') or is_fired(op)}
@@ -317,14 +317,14 @@ class Sequence:
             raise Difference(str(error), 'ended') from None
         if step.get('signal') == 0 and not self.rules.survives:
             self.creations = Creations(self.rules)
-        self._compare(plan, seen, 'signal' in step)
+        self._compare(plan, seen, set(seen) if 'signal' in step else surplus)
         self._check_creations(seen)
         unsure = [conn for conn, how in looks.items() if how is None or (how == 'answer' and conn in self.player.links)]
         self._see_ended(conn for conn in unsure if all(world.out.get(conn, NOTHING).ended for world in self.worlds))
 
-    def _compare(self, plan, seen, is_rough):
+    def _compare(self, plan, seen, rough):
         def explains(world):
-            return all(same(world.out.get(conn, NOTHING), found, self.rules, is_rough)
+            return all(same(world.out.get(conn, NOTHING), found, self.rules, conn in rough)
                        for conn, found in seen.items() if found is not None)
 
         self.worlds = [world for world in plan if explains(world)]
@@ -357,7 +357,7 @@ class Sequence:
             self.played.append(step)
             for world in self.worlds:
                 world.out.update({conn: NOTHING._replace(ended=True) for conn in ended})
-            self._compare(self.worlds, self.player.play(step), False)
+            self._compare(self.worlds, self.player.play(step), set())
 
     def _look_at_others(self):
         """Nothing comes to those of whom nothing is wanted."""
