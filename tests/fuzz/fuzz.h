@@ -21,10 +21,10 @@ _Noreturn static inline void fuzz_failed(const char *what, const char *file, int
 }
 
 /* As assert(3), in every build. */
-#define EXPECT(condition)                                                                                    \
-        do {                                                                                                 \
-                if (!(condition))                                                                            \
-                        fuzz_failed(#condition, __FILE__, __LINE__);                                         \
+#define EXPECT(condition)                                                                                             \
+        do {                                                                                                          \
+                if (!(condition))                                                                                     \
+                        fuzz_failed(#condition, __FILE__, __LINE__);                                                  \
         } while (0)
 
 /* The bytes that are left of an input; behind its end there are zeros. */

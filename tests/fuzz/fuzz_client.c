@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The clients, of epmd and of Varlink, against a peer that does what it likes. The input says which call it is, and then
- * what comes of each system call. */
+/* The clients, of epmd and of Varlink, against a peer that does what it likes. The input says which call it is, and
+ * then what comes of each system call. */
 
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -31,6 +31,7 @@ static int fail_with(int error) {
         return -1;
 }
 
+/* The linker gives these names (ld(1), --wrap). NOLINTBEGIN(bugprone-reserved-identifier) */
 int __wrap_socket(int domain, int type, int protocol);
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t len);
 int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *len);
@@ -38,6 +39,7 @@ ssize_t __wrap_send(int fd, const void *data, size_t n, int flags);
 ssize_t __wrap_recv(int fd, void *data, size_t n, int flags);
 uint64_t __wrap_waiting_now(void);
 int __wrap_waiting_until(int fd, short events, uint64_t deadline);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 int __wrap_socket(int domain, int type, int protocol) {
         (void) domain;
@@ -170,12 +172,10 @@ static void register_node(uint16_t name_len) {
         /* No byte more is read than the reply has: what follows is for whoever holds the connection. */
         EXPECT(n_delivered <= (n_delivered > 0 && delivered[0] == TAG_ALIVE2_X_RESP ? 6 : 4));
         if (r == 0)
-                EXPECT(delivered[1] == 0 && creation == (n_delivered == 6 ? (uint32_t) delivered[2] << 24 |
-                                                                                     (uint32_t) delivered[3] << 16 |
-                                                                                     (uint32_t) delivered[4] << 8 |
-                                                                                     delivered[5]
-                                                                         : (uint32_t) delivered[2] << 8 |
-                                                                                     delivered[3]));
+                EXPECT(delivered[1] == 0 &&
+                       creation == (n_delivered == 6 ? (uint32_t) delivered[2] << 24 | (uint32_t) delivered[3] << 16 |
+                                                               (uint32_t) delivered[4] << 8 | delivered[5]
+                                                     : (uint32_t) delivered[2] << 8 | delivered[3]));
         safe_close(fd);
         free(name);
 }
@@ -226,7 +226,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                 call(&(Request){.tag = TAG_NAMES_REQ});
                 break;
         case 1:
-                call(&(Request){.tag = TAG_PORT2_REQ, .node = {.name = delivered, .name_len = input_u16(&input) % 4096}});
+                call(&(Request){.tag = TAG_PORT2_REQ,
+                                .node = {.name = delivered, .name_len = input_u16(&input) % 4096}});
                 break;
         case 2:
                 call_local();

@@ -124,7 +124,8 @@ static void try_address(const char *text) {
         back = address_from_socket(&socket);
         plain = address;
         (void) address_unmap(&plain);
-        EXPECT(memcmp(&back, &plain, sizeof back) == 0);
+        EXPECT(back.family == plain.family && back.port == plain.port);
+        EXPECT(memcmp(back.ip, plain.ip, sizeof back.ip) == 0);
         EXPECT(!(address_is_loopback(&plain) && address_is_any(&plain)));
 }
 
@@ -132,16 +133,18 @@ static void try_address(const char *text) {
 
 /* What escaped text stands for. Returns how many bytes. */
 static size_t unescape(const char *text, uint8_t *out) {
+        static const char digits[] = "0123456789abcdef";
         size_t n = 0;
-        unsigned byte;
 
         while (*text)
                 if (text[0] == '\\' && text[1] == '\\') {
                         out[n++] = '\\';
                         text += 2;
                 } else if (text[0] == '\\') {
-                        EXPECT(sscanf(text, "\\x%2x", &byte) == 1);
-                        out[n++] = (uint8_t) byte;
+                        EXPECT(text[1] == 'x' && text[2] && text[3] && strchr(digits, text[2]) &&
+                               strchr(digits, text[3]));
+                        out[n++] = (uint8_t) ((strchr(digits, text[2]) - digits) << 4 |
+                                              (strchr(digits, text[3]) - digits));
                         text += 4;
                 } else
                         out[n++] = (uint8_t) *text++;

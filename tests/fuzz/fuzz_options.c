@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The command line and the environment. The input is words divided by newlines; the first ones, up to an empty one, are
- * the environment. */
+/* The command line and the environment. The input is words divided by newlines; the first ones, up to an empty one,
+ * are the environment. */
 
 #include "fuzz.h"
 #include "options.h"
@@ -45,7 +45,8 @@ static void check_options(const Options *options) {
         EXPECT(!(options->systemd && options->daemon));
         EXPECT((options->stop_name != NULL) || options->command != COMMAND_STOP);
         EXPECT(options->packet_timeout >= USEC_PER_SEC && options->packet_timeout <= SECONDS_MAX * USEC_PER_SEC);
-        EXPECT(options->idle_timeout <= SECONDS_MAX * USEC_PER_SEC && (options->systemd || options->idle_timeout == 0));
+        EXPECT(options->idle_timeout <= SECONDS_MAX * USEC_PER_SEC &&
+               (options->systemd || options->idle_timeout == 0));
         EXPECT(options->delay_accept <= SECONDS_MAX && options->delay_write <= SECONDS_MAX);
         EXPECT(options->reserve && options->allow_text && options->user_nodes_max <= INT32_MAX);
         for (size_t i = 0; i < options->n_addresses; i++) {

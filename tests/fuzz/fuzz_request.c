@@ -78,8 +78,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
         EXPECT(r == 0 || r == PROTO_MALFORMED || r == PROTO_UNACCEPTABLE);
         EXPECT((r == PROTO_MALFORMED) == (request.tag == 1));
-        EXPECT(model_parse(data, size, &model) == (r == 0 ? MODEL_FINE : r == PROTO_MALFORMED ? MODEL_SILENT
-                                                                                             : MODEL_REFUSE));
+        EXPECT(model_parse(data, size, &model) == (r == 0                 ? MODEL_FINE
+                                                   : r == PROTO_MALFORMED ? MODEL_SILENT
+                                                                          : MODEL_REFUSE));
         EXPECT(proto_tag_name(size > 0 ? data[0] : 0));
         if (r == PROTO_MALFORMED)
                 return 0;

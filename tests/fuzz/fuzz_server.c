@@ -4,8 +4,8 @@
  * at connections that it accepts, and what it answers is compared with the model after each operation, as are its
  * registry and its connections. The input is a sequence of operations.
  *
- * In the place of a listening socket there is a counter, and accept4() gives one end of a pair of sockets. Who is at the
- * other end, and what time it is, is up to the input. */
+ * In the place of a listening socket there is a counter, and accept4() gives one end of a pair of sockets. Who is at
+ * the other end, and what time it is, is up to the input. */
 
 #include <poll.h>
 #include <signal.h>
@@ -38,15 +38,15 @@ enum {
 
 typedef enum ClientState {
         CLIENT_NONE,
-        CLIENT_ASKING,     /* its request is not complete */
+        CLIENT_ASKING, /* its request is not complete */
         CLIENT_REGISTERED,
-        CLIENT_DONE,       /* the daemon has nothing more to say to it */
+        CLIENT_DONE, /* the daemon has nothing more to say to it */
 } ClientState;
 
 typedef struct Client {
         ClientState state;
         int fd;
-        int server_fd; /* the daemon's end; -1: not accepted yet */
+        int server_fd;   /* the daemon's end; -1: not accepted yet */
         uint64_t cookie; /* of that end */
         ScriptPeer peer;
         ModelStream stream;
@@ -61,17 +61,17 @@ typedef struct Circumstances {
         bool interrupt_receive;
         bool interrupt_peek;
         bool interrupt_send;
-        bool short_send;   /* the next one takes a byte, and the one after it none */
+        bool short_send; /* the next one takes a byte, and the one after it none */
         bool refuse_send;
-        bool stick;        /* from the next one on, the connection takes nothing any more */
-        int reset_fd;      /* reads of it fail */
+        bool stick;   /* from the next one on, the connection takes nothing any more */
+        int reset_fd; /* reads of it fail */
 } Circumstances;
 
 typedef struct World {
         Registry *registry;
         sd_event *event;
         int listener;
-        int waiting; /* the client that is to be accepted, or -1 */
+        int waiting;  /* the client that is to be accepted, or -1 */
         bool holding; /* the daemon is not run */
         size_t n_held;
         bool killed;
@@ -89,6 +89,7 @@ static Input input;
 
 /* ---- System calls of the daemon ---- */
 
+/* The linker gives these names (ld(1), --wrap). NOLINTBEGIN(bugprone-reserved-identifier) */
 int __real_getsockname(int fd, struct sockaddr *address, socklen_t *len);
 ssize_t __real_recv(int fd, void *data, size_t n, int flags);
 ssize_t __real_send(int fd, const void *data, size_t n, int flags);
@@ -105,6 +106,7 @@ int __wrap_sd_event_now(sd_event *event, clockid_t clock, uint64_t *ret);
 int __wrap_sd_event_source_set_time(sd_event_source *source, uint64_t usec);
 int __wrap_sd_event_loop(sd_event *event);
 void __wrap_log_event(Log *log, int priority, const LogFields *fields, const char *format, ...) _printf_(4, 5);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static int fail_with(int error) {
         errno = error;
@@ -233,11 +235,11 @@ Owner __wrap_identity_of(Identity *identity, int fd, uint64_t usec) {
         (void) identity;
         (void) usec;
         EXPECT(fd >= 0 && fd < DESCRIPTORS_MAX && peers[fd].local);
-        return (Owner){.known = peers[fd].uid_known, .uid = peers[fd].uid, .unit = (const uint8_t *) "\x1b",
-                       .unit_len = 1};
+        return (Owner){
+                .known = peers[fd].uid_known, .uid = peers[fd].uid, .unit = (const uint8_t *) "\x1b", .unit_len = 1};
 }
 
-/* Whatever is logged is fit for a terminal, all but the last character of lines that are one. */
+/* Whatever is logged is fit for a terminal. */
 void __wrap_log_event(Log *log, int priority, const LogFields *fields, const char *format, ...) {
         static char text[256 * 1024];
         va_list ap;
@@ -262,7 +264,8 @@ int __wrap_sd_event_now(sd_event *event, clockid_t clock, uint64_t *ret) {
 }
 
 static int set_time(sd_event_source *source, uint64_t usec) {
-        return __real_sd_event_source_set_time(source, usec == UINT64_MAX || usec < now.later ? usec : usec - now.later);
+        return __real_sd_event_source_set_time(source,
+                                               usec == UINT64_MAX || usec < now.later ? usec : usec - now.later);
 }
 
 int __wrap_sd_event_source_set_time(sd_event_source *source, uint64_t usec) {
@@ -415,7 +418,7 @@ static void end_client(Client *client) {
         client->state = CLIENT_DONE;
 }
 
-static void check_reply(Client *client, const uint8_t *reply, size_t n) {
+static void check_reply(const uint8_t *reply, size_t n) {
         EXPECT(n == answer.n && memcmp(reply, answer.data, size_min(n, answer.creation_at)) == 0);
         if (answer.verdict == MODEL_STOP) {
                 Client *stopped = &world.clients[answer.stopped];
@@ -428,7 +431,6 @@ static void check_reply(Client *client, const uint8_t *reply, size_t n) {
                         model_end(&model, i);
                 EXPECT(world.killed);
         }
-        (void) client;
 }
 
 /* The request of a client is complete, and the daemon has been run. */
@@ -454,7 +456,7 @@ static void check_request(Client *client, const uint8_t *body, size_t n, bool cu
                 adopt();
                 return;
         }
-        check_reply(client, reply, reply_n);
+        check_reply(reply, reply_n);
         if (answer.verdict == MODEL_REGISTERED) {
                 model_register(&model, &peer, body, n, &answer, reply);
                 client->state = CLIENT_REGISTERED;
@@ -639,7 +641,8 @@ static bool no_user(const char *user, size_t n, uint32_t *ret) {
 static int lowest_free_fd(void) {
         int fd = dup(STDERR_FILENO);
 
-        return safe_close(fd) + 1 + fd;
+        safe_close(fd);
+        return fd;
 }
 
 static void serve(bool relaxed, int verbosity) {
@@ -652,9 +655,14 @@ static void serve(bool relaxed, int verbosity) {
         Service *service = NULL;
         Log *log = NULL;
         ServerParts parts;
-        const ServiceConfig service_config = {.relaxed = relaxed, .default_port = 4369, .own_uid = MODEL_SELF,
-                                              .user_nodes_max = USER_NODES_MAX, .reserve = &reserve};
-        const ServerConfig config = {.connections_max = CONNECTIONS_MAX, .allow = &allow, .allow_text = "any",
+        const ServiceConfig service_config = {.relaxed = relaxed,
+                                              .default_port = 4369,
+                                              .own_uid = MODEL_SELF,
+                                              .user_nodes_max = USER_NODES_MAX,
+                                              .reserve = &reserve};
+        const ServerConfig config = {.connections_max = CONNECTIONS_MAX,
+                                     .allow = &allow,
+                                     .allow_text = "any",
                                      .packet_timeout = PACKET_TIMEOUT};
 
         EXPECT(reserve_parse(MODEL_RESERVE, no_user, &reserve, &bad, &len) == 0);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Requests put together from what several connections send, answered by the service from the registry, which writes its
- * table and is brought back from it: all of the daemon but its sockets. The input is a sequence of operations; after
- * each the model must agree. */
+/* Requests put together from what several connections send, answered by the service from the registry, which writes
+ * its table and is brought back from it: all of the daemon but its sockets. The input is a sequence of operations;
+ * after each the model must agree. */
 
 #include "frame.h"
 #include "fuzz.h"
@@ -219,7 +219,10 @@ static void receive(World *world, int number, const uint8_t *data, size_t n) {
                 r = frame_filled(&conn->frame, scratch, size, &body, &body_n);
         }
         EXPECT(r == 0 || r == FRAME_COMPLETE || r == FRAME_BAD_LENGTH || r == FRAME_TRAILING || r == -ENOMEM);
-        EXPECT(r == -ENOMEM ? memory_failed : want == (r == 0 ? MODEL_INCOMPLETE : r == FRAME_COMPLETE ? MODEL_COMPLETE : MODEL_BROKEN));
+        EXPECT(r == -ENOMEM ? memory_failed
+                            : want == (r == 0                ? MODEL_INCOMPLETE
+                                       : r == FRAME_COMPLETE ? MODEL_COMPLETE
+                                                             : MODEL_BROKEN));
         if (r == FRAME_COMPLETE) {
                 EXPECT(body_n == conn->stream.n - 2 && memcmp(body, conn->stream.data + 2, body_n) == 0);
                 EXPECT(conn->stream.behind == n);

@@ -28,24 +28,24 @@ enum {
 };
 
 typedef enum Step {
-        STEP_REGISTER, /* member, name */
-        STEP_END,      /* member */
-        STEP_KILL,     /* and until the next of these the daemon does not run */
-        STEP_FLIP,     /* place, bits */
-        STEP_WORD,     /* place, four bytes */
-        STEP_COPY,     /* block, block */
-        STEP_TRUNCATE, /* size */
-        STEP_FOREIGN,  /* lot, member, bytes: a message that is none */
+        STEP_REGISTER,  /* member, name */
+        STEP_END,       /* member */
+        STEP_KILL,      /* and until the next of these the daemon does not run */
+        STEP_FLIP,      /* place, bits */
+        STEP_WORD,      /* place, four bytes */
+        STEP_COPY,      /* block, block */
+        STEP_TRUNCATE,  /* size */
+        STEP_FOREIGN,   /* lot, member, bytes: a message that is none */
         STEP_DUPLICATE, /* lot, member, slot, counter: a connection parked once more */
-        STEP_LOSE,     /* end: the manager closes an end of a lot */
-        STEP_TAKE_OUT, /* lot, messages */
-        STEP_SMALL,    /* lot: has room for some messages only */
+        STEP_LOSE,      /* end: the manager closes an end of a lot */
+        STEP_TAKE_OUT,  /* lot, messages */
+        STEP_SMALL,     /* lot: has room for some messages only */
         STEPS,
 } Step;
 
 /* A node and its connection. */
 typedef struct Member {
-        int fd; /* the daemon's; -1 */
+        int fd;   /* the daemon's; -1 */
         int peer; /* its own; -1: there is no such node now */
         uint64_t cookie;
         Node *node;
@@ -69,9 +69,9 @@ typedef struct World {
         Registry *registry;
         Store *store;
         StoreReport report;
-        bool damaged; /* since the daemon was killed */
+        bool damaged;     /* since the daemon was killed */
         bool was_damaged; /* ever */
-        bool dropped; /* a node was not kept, or its name was registered twice */
+        bool dropped;     /* a node was not kept, or its name was registered twice */
         Member members[MEMBERS];
         Registered history[HISTORY_MAX];
         size_t n_history;
@@ -82,9 +82,11 @@ static const uint8_t seed[SIPHASH_KEY_SIZE];
 
 /* ---- The file, and the service manager ---- */
 
+/* The linker gives these names (ld(1), --wrap). NOLINTBEGIN(bugprone-reserved-identifier) */
 int __wrap_openat(int dir, const char *path, int flags, ...);
 int __wrap_systemd_store(const char *name, int fd);
 void __wrap_systemd_unstore(const char *name);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
 static int duplicate(int fd) {
         int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);

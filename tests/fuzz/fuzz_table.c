@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The table of the registry, damaged in any way while no process had it. The input is what happened to it; afterwards it
- * must be opened, must show no record that was not written to it, and must work as a new one does. */
+/* The table of the registry, damaged in any way while no process had it. The input is what happened to it; afterwards
+ * it must be opened, must show no record that was not written to it, and must work as a new one does. */
 
 #include "fuzz.h"
 #include "registry.h"
@@ -50,8 +50,11 @@ static void make_record(uint64_t cookie, size_t name_len, size_t extra_len, uint
 
         memset(payload, (int) ('a' + cookie % 23), TABLE_PAYLOAD_MAX);
         *ret = (TableRecord){
-                .info = {.name = payload, .name_len = (uint16_t) name_len, .extra = payload,
-                         .extra_len = (uint16_t) extra_len, .port = (uint16_t) cookie},
+                .info = {.name = payload,
+                         .name_len = (uint16_t) name_len,
+                         .extra = payload,
+                         .extra_len = (uint16_t) extra_len,
+                         .port = (uint16_t) cookie},
                 .owner = {.unit = payload, .unit_len = (uint16_t) unit_len, .known = true, .uid = (uint32_t) cookie},
                 .cookie = cookie,
                 .serial = cookie,
@@ -104,7 +107,8 @@ static void put(World *world, size_t name_len, size_t extra_len) {
 
         if (world->cookies == WRITTEN_MAX)
                 return;
-        make_record(++world->cookies, 1 + name_len % PROTO_NAME_BYTES_MAX, extra_len % PROTO_EXTRA_MAX, payload, &record);
+        make_record(++world->cookies, 1 + name_len % PROTO_NAME_BYTES_MAX, extra_len % PROTO_EXTRA_MAX, payload,
+                    &record);
         if (table_put(&world->table, &record, &slot) != 0)
                 return;
         EXPECT(slot > 0 && slot < BLOCKS && world->slots[slot] == 0);
@@ -129,7 +133,8 @@ static void reopen(World *world) {
 /* Makes a head look right, as who can write the file can. */
 static void sign(World *world, size_t slot) {
         static const uint8_t key[SIPHASH_KEY_SIZE] = "epmd table check";
-        uint8_t *block = world->memory + slot * TABLE_BLOCK_SIZE, all[HEAD_FIELDS + TABLE_PAYLOAD_MAX + TABLE_MORE_DATA];
+        uint8_t *block = world->memory + slot * TABLE_BLOCK_SIZE,
+                all[HEAD_FIELDS + TABLE_PAYLOAD_MAX + TABLE_MORE_DATA];
         uint16_t lengths[2], unit_len;
         uint32_t next;
         uint64_t check;
@@ -164,8 +169,8 @@ static void damage(World *world, Step step, Input *input) {
                 world->memory[place] ^= (uint8_t) block;
                 break;
         case STEP_COPY:
-                memmove(world->memory + block * TABLE_BLOCK_SIZE, world->memory + place / TABLE_BLOCK_SIZE * TABLE_BLOCK_SIZE,
-                        TABLE_BLOCK_SIZE);
+                memmove(world->memory + block * TABLE_BLOCK_SIZE,
+                        world->memory + place / TABLE_BLOCK_SIZE * TABLE_BLOCK_SIZE, TABLE_BLOCK_SIZE);
                 break;
         case STEP_SIGN:
                 sign(world, block);

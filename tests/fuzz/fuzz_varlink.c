@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Messages of clients of Varlink, whose JSON is theirs. The first byte of the input says how many nodes are registered;
- * the rest is messages, each ended by a NUL as on the wire. */
+/* Messages of clients of Varlink, whose JSON is theirs. The first byte of the input says how many nodes are
+ * registered; the rest is messages, each ended by a NUL as on the wire. */
 
 #include <jansson.h>
 
@@ -17,10 +17,15 @@ static const uint8_t seed[SIPHASH_KEY_SIZE];
 static Node *add_node(Registry *registry, uint8_t number) {
         const uint8_t name[] = {'n', '"', '\\', 0xc3, 0xa9, (uint8_t) ('0' + number)};
         const uint8_t unit[] = {'u', number % 2 ? 0xff : 0x1b};
-        const NodeInfo info = {.name = name, .name_len = sizeof name, .extra = name, .extra_len = number, .port = number,
+        const NodeInfo info = {.name = name,
+                               .name_len = sizeof name,
+                               .extra = name,
+                               .extra_len = number,
+                               .port = number,
                                .highest_version = 6};
-        const Holder holder = {.fd = number, .owner = {.unit = unit, .unit_len = sizeof unit, .known = number % 2,
-                                                       .uid = UINT32_MAX - number}};
+        const Holder holder = {
+                .fd = number,
+                .owner = {.unit = unit, .unit_len = sizeof unit, .known = number % 2, .uid = UINT32_MAX - number}};
         Node *node = NULL;
 
         EXPECT(registry_add(registry, &info, &holder, UINT64_C(1700000000000000), &node) == 0);
@@ -47,8 +52,8 @@ static void check_reply(const char *text, size_t n) {
 
 static void try_message(Varlink *varlink, const uint8_t *data, size_t n, uint64_t now) {
         static const Stats stats = {.lookups = UINT64_MAX};
-        const VarlinkFacts facts = {.stats = &stats, .started = 1, .connections = 2, .now = now,
-                                    .port = 4369, .peer_of = peer_of};
+        const VarlinkFacts facts = {
+                .stats = &stats, .started = 1, .connections = 2, .now = now, .port = 4369, .peer_of = peer_of};
         char *copy = (char *) fuzz_copy(data, n), *reply = NULL;
         size_t reply_n = 0;
         int r = varlink_handle(varlink, &facts, copy, n, &reply, &reply_n);

@@ -6,14 +6,16 @@
 
 #include "fuzz.h"
 
+/* The linker gives these names (ld(1), --wrap). NOLINTBEGIN(bugprone-reserved-identifier) */
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t size);
 void *__real_reallocarray(void *data, size_t n, size_t size);
 void *__wrap_malloc(size_t n);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_reallocarray(void *data, size_t n, size_t size);
+/* NOLINTEND(bugprone-reserved-identifier) */
 
-static size_t memory_left;  /* allocations until one fails; 0: none does */
+static size_t memory_left; /* allocations until one fails; 0: none does */
 static bool memory_failed; /* one has, since memory_fail() */
 
 static inline void memory_fail(size_t n) {

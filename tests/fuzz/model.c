@@ -12,7 +12,8 @@ void model_init(Model *model, bool relaxed, size_t nodes_max, size_t user_nodes_
 
 /* ---- Packets ---- */
 
-/* The daemon reads n bytes that have come together. What is behind a packet is seen only if it comes with its length. */
+/* The daemon reads n bytes that have come together. What is behind a packet is seen only if it comes with its length.
+ */
 int model_read(ModelStream *stream, const uint8_t *data, size_t n) {
         while (n > 0) {
                 size_t asked = stream->want > 0 ? stream->want - stream->n : sizeof stream->data - stream->n;
@@ -123,7 +124,7 @@ int model_parse(const uint8_t *body, size_t n, ModelRequest *ret) {
                 ret->name_len = n - 1;
                 ret->name_len -= ret->name_len > 0 && ret->name[ret->name_len - 1] == 0;
                 return is_name(ret->name, ret->name_len) && !has_below(ret->name, ret->name_len, 1) ? MODEL_FINE
-                                                                                                   : MODEL_SILENT;
+                                                                                                    : MODEL_SILENT;
         case 115:
                 ret->name = body + 1;
                 while (ret->name_len < n - 1 && ret->name[ret->name_len] != 0)
@@ -185,10 +186,10 @@ static bool is_reserved_for_another(const ModelRequest *request, const ModelPeer
 
 static void answer_alive2(Model *model, const ModelPeer *peer, const ModelRequest *request, bool acceptable,
                           ModelAnswer *ret) {
-        bool refused = !acceptable || is_reserved_for_another(request, peer) ||
-                       (peer->uid_known && peer->uid != MODEL_ROOT &&
-                        count_of(model, peer->uid) >= model->user_nodes_max) ||
-                       find(model, request->name, request->name_len) || model->n >= model->nodes_max;
+        bool refused =
+                !acceptable || is_reserved_for_another(request, peer) ||
+                (peer->uid_known && peer->uid != MODEL_ROOT && count_of(model, peer->uid) >= model->user_nodes_max) ||
+                find(model, request->name, request->name_len) || model->n >= model->nodes_max;
         size_t size = request->highest >= 6 ? 4 : 2;
 
         put_number(ret, 1, request->highest >= 6 ? 118 : 121);
@@ -448,13 +449,6 @@ void model_forget(Model *model, const uint8_t *name, size_t n) {
                         return;
                 }
         fuzz_failed("the name is remembered", __FILE__, __LINE__);
-}
-
-bool model_holds(const Model *model, int conn) {
-        for (size_t i = 0; i < model->n; i++)
-                if (model->nodes[i].conn == conn)
-                        return true;
-        return false;
 }
 
 static void compare_node(const ModelNode *want, const Node *node) {

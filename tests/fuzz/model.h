@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What an epmd does, said a second time and as plainly as can be: arrays, linear searches, the rules of epmd-protocol(7)
- * in their order. Shares no code with the daemon, whose every answer is compared with its own. */
+/* What an epmd does, said a second time and as plainly as can be: arrays, linear searches, the rules of
+ * epmd-protocol(7) in their order. Shares no code with the daemon, whose every answer is compared with its own. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -109,6 +109,5 @@ void model_end(Model *model, int conn);
 void model_forget(Model *model, const uint8_t *name, size_t n);
 void model_adopt(Model *model, const Registry *registry);
 void model_restart(Model *model);
-bool model_holds(const Model *model, int conn);
 void model_compare(const Model *model, const Registry *registry, void *(*connection)(void *userdata, int conn),
                    void *userdata);

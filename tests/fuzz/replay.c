@@ -4,8 +4,8 @@
  * reachable, and those that once failed. Prints TAP.
  *
  * The target is in the program's own name, replay_TARGET. Its inputs are the lines of corpus/TARGET and of
- * crashes/TARGET, where there is one: \xNN is a byte, what else there is stands for itself, and lines that begin with #
- * are comments. */
+ * crashes/TARGET, where there is one: \xNN is a byte, what else there is stands for itself, and lines that begin with
+ * # are comments. */
 
 #include <signal.h>
 #include <sys/types.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* The language of the targets that fuzz several connections: bytes as operations. What can be said in few bytes is what
- * is worth trying; any request at all can be said in more. tests/fuzz/seeds writes it. */
+/* The language of the targets that fuzz several connections: bytes as operations. What can be said in few bytes is
+ * what is worth trying; any request at all can be said in more. tests/fuzz/seeds writes it. */
 
 #include "fuzz.h"
 #include "proto.h"
@@ -34,10 +34,10 @@ typedef struct ScriptPeer {
 typedef struct ScriptOperation {
         ScriptKind kind;
         int conn;
-        ScriptPeer peer;                /* of SCRIPT_OPEN; else who it is that sends without it */
-        size_t piece;                   /* bytes that come together; 0: all */
-        uint8_t fault;                  /* of SCRIPT_FAULT */
-        size_t n;                       /* of SCRIPT_SEND */
+        ScriptPeer peer; /* of SCRIPT_OPEN; else who it is that sends without it */
+        size_t piece;    /* bytes that come together; 0: all */
+        uint8_t fault;   /* of SCRIPT_FAULT */
+        size_t n;        /* of SCRIPT_SEND */
         uint8_t data[SCRIPT_DATA_MAX];
 } ScriptOperation;
 
@@ -74,8 +74,8 @@ static inline void script_frame(ScriptOperation *op, size_t body) {
 
 /* A registration of a name of one letter, said n times. */
 static inline void script_register(ScriptOperation *op, uint8_t letter, size_t n, uint8_t version, size_t extra) {
-        Request request = {.tag = TAG_ALIVE2_REQ, .node = {.port = letter, .type = 77, .highest_version = version,
-                                                          .lowest_version = 5}};
+        Request request = {.tag = TAG_ALIVE2_REQ,
+                           .node = {.port = letter, .type = 77, .highest_version = version, .lowest_version = 5}};
         uint8_t name[PROTO_NAME_BYTES_MAX + 8];
         WireWriter w = wire_writer(op->data, sizeof op->data);
 
