@@ -107,7 +107,7 @@ static int parse_port(const char *what, const char *text, uint16_t *ret, char *e
 static int parse_timeout(const char *text, uint64_t *ret, char *error) {
         double seconds;
 
-        if (!value_seconds(text, &seconds) || !(seconds > 0 && seconds <= TIMEOUT_MAX))
+        if (!value_seconds(text, &seconds) || !(seconds > 0 && seconds <= (double) TIMEOUT_MAX))
                 return fail(error, "--timeout \"%s\" is not a time: give seconds, more than 0 and at most %d", text,
                             TIMEOUT_MAX);
         *ret = (uint64_t) (seconds * (double) USEC_PER_SEC) + 1;

@@ -133,7 +133,7 @@ static int parse_port(const char *what, const char *text, uint16_t *ret, char *e
 static int parse_seconds(const char *what, const char *text, double least, double *ret, char *error) {
         double seconds;
 
-        if (!value_seconds(text, &seconds) || !(seconds >= least && seconds <= SECONDS_MAX))
+        if (!value_seconds(text, &seconds) || !(seconds >= least && seconds <= (double) SECONDS_MAX))
                 return fail(error, "%s \"%s\" is not a time: give seconds from %g to %d", what, text, least,
                             SECONDS_MAX);
         *ret = seconds;
