@@ -161,7 +161,7 @@ static void add_fields(Entry *entry, const LogFields *fields) {
 }
 
 static int open_journal(void) {
-        const struct timeval patience = {.tv_usec = JOURNAL_PATIENCE_MSEC * 1000};
+        const struct timeval patience = {.tv_usec = JOURNAL_PATIENCE_MSEC * 1000L};
         int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
         if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0)

@@ -63,6 +63,7 @@ int registry_new(const uint8_t seed[SIPHASH_KEY_SIZE], uint32_t counter, size_t 
                 return -ENOMEM;
         r = tally_new(seed, &registry->users);
         if (r < 0)
+                /* cppcheck-suppress memleak ; its cleanup frees it */
                 return r;
         memcpy(registry->seed, seed, sizeof registry->seed);
         registry->counter = counter;

@@ -103,7 +103,7 @@ static void serve_and_stay(int listener, const uint8_t *answer, size_t n) {
 }
 
 int main(int argc, char **argv) {
-        char *end = NULL;
+        char none[] = "", *end = none;
         unsigned long n = argc >= 2 ? strtoul(argv[1], &end, 10) : 0;
         int stay = argc == 3 && strcmp(argv[2], "stay") == 0;
         uint8_t *answer;

@@ -230,9 +230,11 @@ static void run_batch(Kind kind, const Target *target, uint32_t first, uint32_t 
         uint8_t request[REQUEST_MAX];
         int fds[AT_ONCE_MAX];
 
-        for (uint32_t i = 0; i < n; i++)
-                fds[i] = open_connection(
-                        target->port, first + i, request, put_request(kind, target, first + i, request));
+        for (uint32_t i = 0; i < n; i++) {
+                size_t size = put_request(kind, target, first + i, request);
+
+                fds[i] = open_connection(target->port, first + i, request, size);
+        }
         for (uint32_t i = 0; i < n; i++) {
                 check_reply(read_reply(fds[i], kind == KIND_REGISTER ? target->reply : 0), target->reply);
                 (void) close(fds[i]);
@@ -352,8 +354,9 @@ static size_t names_bytes(uint16_t port) {
 
 static int register_node(uint16_t port, uint32_t i) {
         uint8_t request[REQUEST_MAX];
+        size_t size = put_registration(request, "bench", i);
 
-        return open_connection(port, i, request, put_registration(request, "bench", i));
+        return open_connection(port, i, request, size);
 }
 
 /* Registers nodes until there are so many or, with until_refused, until one is refused. Returns how many. */
