@@ -7,15 +7,18 @@
 
 CACHE=${EPMD_TEST_CACHE:-/var/cache/epmd-tests}
 
+# What this project is built with.
+BUILD_PACKAGES=(
+    gcc make autoconf automake pkg-config libc6-dev
+    libsystemd-dev libunistring-dev uthash-dev libmnl-dev libjansson-dev
+    libsmartcols-dev check
+)
 PACKAGES=(
     # the machine
     systemd systemd-sysv dbus iproute2 procps python3
     # what people run on it
     erlang-base erlang-dev elixir rabbitmq-server ejabberd
-    # what this project is built with
-    gcc make autoconf automake pkg-config libc6-dev
-    libsystemd-dev libunistring-dev uthash-dev libmnl-dev libjansson-dev
-    libsmartcols-dev check
+    "${BUILD_PACKAGES[@]}"
 )
 # Installed, but started only by the scenarios that are about them.
 DISABLED_UNITS=(rabbitmq-server.service ejabberd.service epmd.service epmd.socket)
@@ -40,22 +43,31 @@ mirror() {
     echo "$uri"
 }
 
-# Makes a root file system in DIRECTORY.
-make_root() { # RELEASE DIRECTORY
-    local suite uri include
+# Installs Debian in DIRECTORY; OPTIONs are mmdebstrap's.
+install_debian() { # RELEASE DIRECTORY OPTION...
+    local suite uri
     suite=$(suite_of "$1")
     uri=$(mirror) || return 1
-    include=$(IFS=,; echo "${PACKAGES[*]}")
-    # shellcheck disable=SC2016 # $1 is for the hook, which mmdebstrap runs
-    mmdebstrap --quiet --variant=minbase --include="$include" \
+    mmdebstrap --quiet --variant=minbase \
         --aptopt='Acquire::Check-Valid-Until "false"' \
         --aptopt='Acquire::Retries "3"' \
         --dpkgopt='path-exclude=/usr/share/doc/*' \
         --dpkgopt='path-exclude=/usr/share/man/*' \
-        --customize-hook='chroot "$1" systemctl --quiet disable '"${DISABLED_UNITS[*]}" \
-        --customize-hook='rm -f "$1"/etc/resolv.conf "$1"/etc/hostname; : >"$1"/etc/machine-id' \
-        "$suite" "$2" \
+        "${@:3}" "$suite" "$2" \
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main"
+}
+
+# Makes a root file system in DIRECTORY.
+make_root() { # RELEASE DIRECTORY
+    # shellcheck disable=SC2016 # $1 is for the hook, which mmdebstrap runs
+    install_debian "$1" "$2" --include="$(IFS=,; echo "${PACKAGES[*]}")" \
+        --customize-hook='chroot "$1" systemctl --quiet disable '"${DISABLED_UNITS[*]}" \
+        --customize-hook='rm -f "$1"/etc/resolv.conf "$1"/etc/hostname; : >"$1"/etc/machine-id'
+}
+
+# Makes one of 32 bits, to build in. The check that is left out is for machines that have to be emulated.
+make_root32() { # RELEASE DIRECTORY
+    install_debian "$1" "$2" --include="$(IFS=,; echo "${BUILD_PACKAGES[*]}")" --architectures=i386 --skip=check/qemu
 }
 
 # Prints the names of the source files that the image is built from, tracked or
@@ -72,10 +84,14 @@ list_sources() {
     done | sort -z
 }
 
+pack_sources() { # ARCHIVE
+    list_sources | tar -C "$TOP_SRCDIR" --null --files-from=- --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$1"
+}
+
 # Builds the project inside ROOT and installs it below DIRECTORY.
 make_image() { # ROOT SOURCES DIRECTORY
     export IMAGE_ROOT=$1 IMAGE_DIR=$3
-    export -f build_image
+    export -f build_image in_root
     unshare --mount --pid --fork --kill-child --net bash -euc build_image <"$2" >"$2.log" 2>&1 || {
         echo "building this project in $1 failed:" >&2
         tail -n 40 "$2.log" >&2
@@ -83,19 +99,24 @@ make_image() { # ROOT SOURCES DIRECTORY
     }
 }
 
-# Reads the sources as a tar archive. Runs in namespaces of its own, so that its
-# mounts and processes end with it.
-build_image() {
+# Reads the sources as a tar archive, and runs a script of the shell beside them
+# in a throw-away overlay of ROOT: they are in /src, and /bld and /out are empty.
+# Runs in namespaces of its own, so that its mounts and processes end with it.
+in_root() { # ROOT SCRIPT
     local ram=/tmp
     mount -t tmpfs tmpfs "$ram"
     mkdir "$ram"/{upper,work,root}
-    mount -t overlay overlay -o "lowerdir=$IMAGE_ROOT,upperdir=$ram/upper,workdir=$ram/work" "$ram/root"
+    mount -t overlay overlay -o "lowerdir=$1,upperdir=$ram/upper,workdir=$ram/work" "$ram/root"
     mkdir "$ram"/root/{src,bld,out}
     mount -t proc proc "$ram/root/proc"
     mount --bind /dev "$ram/root/dev"
     tar -C "$ram/root/src" -xf -
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 chroot "$ram/root" sh -euc "$2"
+}
+
+build_image() {
     # shellcheck disable=SC2016 # expanded by the shell inside
-    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 chroot "$ram/root" sh -euc '
+    in_root "$IMAGE_ROOT" '
         cd /src
         [ -x configure ] || autoreconf --install --force
         cd /bld
@@ -103,7 +124,7 @@ build_image() {
             --with-systemdsystemunitdir=/usr/lib/systemd/system
         make -j"$(nproc)"
         make install DESTDIR=/out'
-    cp -a "$ram/root/out/." "$IMAGE_DIR"
+    cp -a /tmp/root/out/. "$IMAGE_DIR"
 }
 
 # Prints the path of the cached directory NAME, made by MAKER ARGS... DIRECTORY
@@ -127,8 +148,14 @@ cached() ( # NAME MAKER ARGS...
 
 root_of() { # RELEASE
     local key
-    key=$(declare -p PACKAGES DISABLED_UNITS | cat - <(declare -f make_root) | sha256sum | cut -c1-12)
+    key=$(declare -p PACKAGES DISABLED_UNITS | cat - <(declare -f install_debian make_root) | sha256sum | cut -c1-12)
     cached "root-$1-$key" make_root "$1"
+}
+
+root32_of() { # RELEASE
+    local key
+    key=$(declare -p BUILD_PACKAGES | cat - <(declare -f install_debian make_root32) | sha256sum | cut -c1-12)
+    cached "root32-$1-$key" make_root32 "$1"
 }
 
 image_of() { # RELEASE ROOT SCRATCH
@@ -136,8 +163,7 @@ image_of() { # RELEASE ROOT SCRATCH
     # Each state of the sources leaves one.
     find "$CACHE" -maxdepth 1 -name 'image-*' -mtime +7 -exec rm -rf {} + 2>/dev/null || :
     # What is built is exactly what the key is of, also while somebody edits.
-    list_sources | tar -C "$TOP_SRCDIR" --null --files-from=- \
-        --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$sources" || return 1
-    key=$( { echo "$2"; declare -f build_image; sha256sum <"$sources"; } | sha256sum | cut -c1-12)
+    pack_sources "$sources" || return 1
+    key=$( { echo "$2"; declare -f in_root build_image; sha256sum <"$sources"; } | sha256sum | cut -c1-12)
     cached "image-$1-$key" make_image "$2" "$sources"
 }
