@@ -15,7 +15,7 @@ jobs=$(nproc)
 n=0 failed=0
 
 cd "$TOP_SRCDIR"
-programs=(src/*.c tests/process/*.c tests/bench/*.c tests/interop/*.c)
+programs=(src/*.c tests/process/*.c tests/bench/*.c tests/interop/*.c tests/faults/*.c)
 # For clang-tidy alone: the others do not know that the macros of these end the program.
 checks=(tests/unit/*.c tests/fuzz/*.c)
 mapfile -t scripts < <({ grep -rlE '^(#!.*\b(ba)?sh( |$)|# shellcheck shell=)' bootstrap .ci systemd tests

@@ -197,6 +197,7 @@ static int fault(int index, bool can_be_short) {
 
 /* A function that fails by returning `failed`, errno being set. symbol: its name for the linker, which keeps the
  * compiler from comparing our prototype with that of the headers: an optional argument is passed as any other. */
+/* NOLINTBEGIN(bugprone-macro-parentheses): a type cannot have parentheses. */
 #define CALL(type, failed, name, symbol, parameters, arguments)                                              \
         type wrapped_##symbol parameters __asm__(#symbol);                                                   \
         type wrapped_##symbol parameters {                                                                   \
@@ -211,6 +212,7 @@ static int fault(int index, bool can_be_short) {
                         *(void **) &next = real(#symbol);                                                    \
                 return next arguments;                                                                       \
         }
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 CALL(void *, NULL, malloc, malloc, (size_t n), (n))
 CALL(void *, NULL, calloc, calloc, (size_t n, size_t size), (n, size))
