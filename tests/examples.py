@@ -78,6 +78,10 @@ RUNNERS = {
 }
 
 
+# Whose lines are commands of their own, so that the runner must have each of them.
+LINE_BY_LINE = [('README', 'make -C build check')]
+
+
 def of_readme(text):
     """Blocks that are indented by four blanks, behind an empty line."""
     return [re.sub('^    ', '', block, flags=re.M).split('\n')
@@ -91,10 +95,14 @@ def of_page(text):
     return [display.replace('\\e', '\\').split('\n') for display in displays]
 
 
+def command_of(line):
+    """A line without what explains it."""
+    return re.sub(r' {2,}# .*', '', line)
+
+
 def name_of(lines):
-    """The first line, without what explains it; for a drop-in, whose first lines say little, the first three."""
-    words = lines[:3] if lines[0].startswith('[') else lines[:1]
-    return ' '.join(re.sub(r' {2,}# .*', '', word) for word in words)
+    """The first line, or for a drop-in, whose first lines say little, the first three."""
+    return ' '.join(command_of(line) for line in (lines[:3] if lines[0].startswith('[') else lines[:1]))
 
 
 def all_examples(top):

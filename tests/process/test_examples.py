@@ -37,7 +37,11 @@ class Table(CtlCase):
             name = examples.name_of(example.lines)
             runner = examples.RUNNERS[example.source][name]
             folder = 'tests' if '/' in runner else 'tests/system/scenarios'
-            self.assertIn(name, strings_of(os.path.join(TOP_SRCDIR, folder, runner)), f'{runner} runs it')
+            strings = strings_of(os.path.join(TOP_SRCDIR, folder, runner))
+            self.assertIn(name, strings, f'{runner} runs it')
+            if (example.source, name) in examples.LINE_BY_LINE:
+                for line in example.lines:
+                    self.assertIn(examples.command_of(line), strings, f'{runner} runs it')
 
     def test_what_is_wrong_is_noticed(self):
         found = examples.all_examples(TOP_SRCDIR)
