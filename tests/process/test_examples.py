@@ -38,10 +38,11 @@ class Table(CtlCase):
             runner = examples.RUNNERS[example.source][name]
             folder = 'tests' if '/' in runner else 'tests/system/scenarios'
             strings = strings_of(os.path.join(TOP_SRCDIR, folder, runner))
-            self.assertIn(name, strings, f'{runner} runs it')
+            self.assertTrue(name in strings, f'{runner} does not run "{name}"')
             if (example.source, name) in examples.LINE_BY_LINE:
                 for line in example.lines:
-                    self.assertIn(examples.command_of(line), strings, f'{runner} runs it')
+                    command = examples.command_of(line)
+                    self.assertTrue(command in strings, f'{runner} does not run "{command}"')
 
     def test_what_is_wrong_is_noticed(self):
         found = examples.all_examples(TOP_SRCDIR)
