@@ -107,6 +107,12 @@ Varlink *varlink_free(Varlink *varlink) {
         return NULL;
 }
 
+/* Always returns NULL: what could not be made whole is not shown. */
+static json_t *drop(json_t *json) {
+        json_decref(json);
+        return NULL;
+}
+
 static json_t *node_to_json(const VarlinkFacts *facts, const Node *node) {
         NodeInfo info = node_info(node);
         Owner owner = node_owner(node);
@@ -119,8 +125,8 @@ static json_t *node_to_json(const VarlinkFacts *facts, const Node *node) {
                          (json_int_t) node_creation(node), "extra",
                          base64_encode(info.extra, info.extra_len, extra), "since", (json_int_t) node_since(node),
                          "peer", address_format(facts->peer_of(node), peer));
-        if (json && owner.known)
-                (void) json_object_set_new(json, "uid", json_integer(owner.uid));
+        if (json && owner.known && json_object_set_new(json, "uid", json_integer(owner.uid)) < 0)
+                json = drop(json);
         /* A unit's name that is not UTF-8 is left out: jansson makes no string of it. */
         if (json && owner.unit_len > 0)
                 (void) json_object_set_new(json, "unit", json_stringn((const char *) owner.unit, owner.unit_len));
@@ -171,8 +177,9 @@ static int method_list(Varlink *varlink, const VarlinkFacts *facts, char **ret, 
                 free(varlink->list);
                 varlink->list = NULL;
                 nodes = json_array();
-                for (Node *node = registry_newest(varlink->registry); node; node = registry_older(node))
-                        (void) json_array_append_new(nodes, node_to_json(facts, node));
+                for (Node *node = registry_newest(varlink->registry); node && nodes; node = registry_older(node))
+                        if (json_array_append_new(nodes, node_to_json(facts, node)) < 0)
+                                nodes = drop(nodes);
                 r = reply(json_pack("{s:o}", "nodes", nodes), &varlink->list, &varlink->list_len);
                 if (r < 0)
                         return r;
@@ -225,8 +232,9 @@ static json_t *counters_to_json(const Stats *stats) {
         };
         json_t *json = json_object();
 
-        for (size_t i = 0; i < ARRAY_SIZE(counters); i++)
-                (void) json_object_set_new(json, counters[i].name, json_integer((json_int_t) counters[i].value));
+        for (size_t i = 0; i < ARRAY_SIZE(counters) && json; i++)
+                if (json_object_set_new(json, counters[i].name, json_integer((json_int_t) counters[i].value)) < 0)
+                        json = drop(json);
         return json;
 }
 
@@ -235,8 +243,8 @@ static int method_statistics(const Varlink *varlink, const VarlinkFacts *facts, 
                                  (json_int_t) registry_count(varlink->registry), "connections",
                                  (json_int_t) facts->connections, "counters", counters_to_json(facts->stats));
 
-        if (json && facts->port > 0)
-                (void) json_object_set_new(json, "port", json_integer(facts->port));
+        if (json && facts->port > 0 && json_object_set_new(json, "port", json_integer(facts->port)) < 0)
+                json = drop(json);
         return reply(json, ret, ret_n);
 }
 
@@ -289,6 +297,25 @@ static int dispatch(Varlink *varlink, const VarlinkFacts *facts, const char *met
         return no_such_method(method, ret, ret_n);
 }
 
+/* Reads a call. jansson leaves out characters for which its buffer could not grow, and then knows another method or
+ * another name: only what comes out the same twice is believed. Returns 0; VARLINK_MALFORMED; -ENOMEM. */
+static int read_call(const char *message, size_t n, json_t **ret) {
+        json_t *call = json_loadb(message, n, JSON_REJECT_DUPLICATES, NULL);
+        json_t *again = json_loadb(message, n, JSON_REJECT_DUPLICATES, NULL);
+        int r = 0;
+
+        if (!call && !again)
+                r = VARLINK_MALFORMED;
+        else if (!call || !again || !json_equal(call, again))
+                r = -ENOMEM;
+        json_decref(again);
+        if (r == 0)
+                *ret = call;
+        else
+                json_decref(call);
+        return r;
+}
+
 /* Handles one call.
  *
  * message, n: JSON without the NUL behind it; *ret, *ret_n: the reply with it, to be freed; untouched unless 0 is
@@ -296,11 +323,15 @@ static int dispatch(Varlink *varlink, const VarlinkFacts *facts, const char *met
  * Returns 0; VARLINK_NO_REPLY; VARLINK_MALFORMED; -ENOMEM. */
 int varlink_handle(Varlink *varlink, const VarlinkFacts *facts, const char *message, size_t n, char **ret,
                    size_t *ret_n) {
-        json_t *call = json_loadb(message, n, JSON_REJECT_DUPLICATES, NULL);
-        const char *method = json_string_value(json_object_get(call, "method"));
-        json_t *parameters = json_object_get(call, "parameters");
-        int r = VARLINK_MALFORMED;
+        json_t *call, *parameters;
+        const char *method;
+        int r = read_call(message, n, &call);
 
+        if (r != 0)
+                return r;
+        method = json_string_value(json_object_get(call, "method"));
+        parameters = json_object_get(call, "parameters");
+        r = VARLINK_MALFORMED;
         if (method && (!parameters || json_is_object(parameters) || json_is_null(parameters)))
                 /* No method does anything but answer, so without an answer nothing is to be done. */
                 r = json_is_true(json_object_get(call, "oneway"))
