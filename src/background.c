@@ -62,7 +62,8 @@ int background_ready(int ready_fd) {
         for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
                 if (dup2(null, fd) < 0)
                         return -errno;
-        if (write(ready, "", 1) != 1)
-                return -errno;
+        while (write(ready, "", 1) != 1)
+                if (errno != EINTR)
+                        return -errno;
         return 0;
 }

@@ -242,8 +242,10 @@ static int add_address(Server *server, const Address *address, bool implied, Log
         int fd, r;
 
         r = listener_open(address, &fd);
-        if (r >= 0)
-                return server_add_listener(server, fd, "epmd");
+        if (r >= 0) {
+                r = server_add_listener(server, fd, "epmd");
+                return r < 0 ? log_failure(log, r, "Failed to serve %s", address_format(address, text)) : 0;
+        }
         /* An implied loopback is often covered by a given 0.0.0.0; [::] can be taken only by somebody else. */
         if (implied && !(r == -EADDRINUSE && address_is_any(address))) {
                 log_message(log, LOG_DEBUG, "Not listening on %s: %s", address_format(address, text), ERR_TEXT(r));

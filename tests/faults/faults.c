@@ -91,7 +91,7 @@ typedef struct Control {
         X(pipe2, EMFILE, ENFILE)                                                                             \
         X(poll, EINTR, ENOMEM)                                                                               \
         X(posix_fallocate, ENOSPC, EINTR, EIO, EFBIG)                                                        \
-        X(read, EINTR, EIO)                                                                                  \
+        X(read, EINTR)                                                                                       \
         X(recv, EINTR, ECONNRESET, ENOMEM, ETIMEDOUT, SHORT)                                                 \
         X(recvfrom, EINTR, ENOBUFS, ENOMEM)                                                                  \
         X(recvmsg, EINTR, ENOMEM)                                                                            \
@@ -107,7 +107,7 @@ typedef struct Control {
         X(statfs, EIO, EINTR)                                                                                \
         X(timerfd_create, EMFILE, ENFILE, ENOMEM)                                                            \
         X(timerfd_settime, ECANCELED)                                                                        \
-        X(write, EINTR, EIO, EPIPE)
+        X(write, EINTR)
 
 #define INDEX(name, ...) INDEX_##name,
 enum { FUNCTIONS(INDEX) FUNCTIONS_COUNT };

@@ -362,7 +362,9 @@ class World:
             answer = json.loads(reply[:-1])
         except ValueError as error:
             raise Wrong(f'{method} was answered with what is no JSON: {error}: {reply[:300]!r}') from None
-        if method.endswith('.List') and 'parameters' in answer:
+        if 'error' in answer:
+            raise Wrong(f'{method} was answered with {answer}')
+        if method.endswith('.List'):
             self.compare_records(answer['parameters']['nodes'])
         return answer
 
@@ -391,6 +393,8 @@ class World:
             try:
                 self.drop_lost()
                 reply, _end = self.ask(names())
+                if not reply:
+                    raise Wrong('NAMES was not answered')
                 self.compare(parse_names(reply).nodes, 'NAMES')
                 return
             except Lost:
@@ -403,7 +407,7 @@ class World:
     def check_answers(self):
         self.settle()
         answer = self.call()
-        if not answer or 'parameters' not in answer:
+        if not answer:
             raise Wrong('a call over Varlink was not answered, and nothing fails any more')
 
     def leaked(self):

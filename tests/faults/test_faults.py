@@ -8,9 +8,11 @@ leaks descriptors. Plain `make check` takes a sample of the cases; --full, which
 """
 
 import collections
+import contextlib
 import errno
 import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -18,9 +20,10 @@ import traceback
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from faults import SHORT, World, Wrong, error_name  # noqa: E402
+from faults import BROKEN, DEADLINE, EPMD, EXPLAINED, SHORT, Faults, World, Wrong, error_name  # noqa: E402
 import tap  # noqa: E402
-from epmdtest import Case, dump, names, port2, stop  # noqa: E402
+from epmdtest import (  # noqa: E402
+    Case, Conn, Process, dump, names, parse_names, pids_listening, port2, readable, stop)
 
 FULL = '--full' in sys.argv
 # Of a function that is called more often in a scenario, so many calls fail, the first and the last among them.
@@ -126,12 +129,20 @@ class Single(FaultCase):
                     world.unregister(name)
             world.register('one', port=1, extra=bytes(100))
             world.register('two', port=2, pieces=3, high=5, low=5)
-            world.refused('base0')
             if b'one' in world.nodes:
                 world.unregister('one')
                 world.register('one', port=3)
 
         self.each_fault(lambda: World(self), act)
+
+    def test_refusal(self):
+        """Of a name that is taken. What is read of the connection that has it may not say that it has ended."""
+        def make():
+            world = World(self)
+            world.faults.limit('recv', [errno.EINTR, errno.ENOMEM, SHORT])
+            return world
+
+        self.each_fault(make, lambda world: world.refused('base0'), crash=False)
 
     def test_look_up(self):
         def act(world):
@@ -140,6 +151,12 @@ class Single(FaultCase):
             world.list(names())
             world.list(dump())
             world.call('org.erlang.epmd.Statistics')
+            # With a change, so that the list is not the one of before.
+            if b'changing' in world.nodes:
+                world.unregister('changing')
+            else:
+                world.register('changing', port=5)
+            world.settle()
             world.call()
 
         self.each_fault(lambda: World(self), act, crash=False)
@@ -214,6 +231,91 @@ class Single(FaultCase):
                 world.unregister('stopped')
 
         self.each_fault(lambda: World(self, '-relaxed_command_check'), act, crash=False)
+
+
+@tap.beside
+class ByHand(FaultCase):
+    """A daemon that opens its sockets itself, in the foreground and with -daemon."""
+
+    def ask(self, port):
+        """Whether an epmd serves the port; one that is about to does."""
+        try:
+            with contextlib.closing(Conn(('127.0.0.1', port), timeout=DEADLINE)) as conn:
+                reply = conn.send(names()).read_all()
+            return bool(reply) and parse_names(reply).nodes == []
+        except (ConnectionRefusedError, ConnectionResetError):
+            return False
+
+    def begin(self, *args):
+        """Starts one. Returns whether it serves; if not, it has said why, and nobody is left."""
+        process = Process([EPMD, '-port', self.port, *args], env=self.faults.env())
+        self.addCleanup(process.end)
+        try:
+            deadline = time.monotonic() + DEADLINE
+            while '-daemon' in args or not self.ask(self.port):
+                if process.ends_within(0.005):
+                    break
+                if time.monotonic() >= deadline:
+                    raise Wrong('it neither serves nor ends')
+            serves = process.status is None or process.status == 0
+            while not serves and not process.err.eof:
+                # What went to the background has its last word after the one that was started.
+                readable([process.err.fd], 0.1)
+                process.drain()
+            self.explained(process)
+            self.seen = self.faults.calls()
+            self.faults.disarm()
+            # One in the background that has said that it serves may end later, and tells syslog why.
+            later = process.status == 0 and not pids_listening(self.port)
+            if serves and not later and not self.ask(self.port):
+                raise Wrong(f'status {process.status}, and nobody serves')
+            return serves and not later
+        finally:
+            self.end(process)
+
+    def explained(self, process):
+        text = process.err.text()
+        if found := BROKEN.search(text):
+            raise Wrong(f'the log has {found[0]!r}')
+        if process.status not in (None, 0) and (process.status != 1 or not EXPLAINED.search(text)):
+            raise Wrong(f'it ended with status {process.status} and said {text!r}')
+
+    def end(self, process):
+        """Ends whoever is left."""
+        process.end()
+        while pids := pids_listening(self.port):
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    def check(self, *args):
+        self.port = self.reserve()
+        self.faults = Faults(self.directory)
+        for _ in range(2):  # the first one tells which functions there are
+            self.assertTrue(self.begin(*args))
+            calls, errors = dict(self.seen), self.faults.errors()
+        for name in calls:
+            for number in occurrences(calls[name], OCCURRENCES):
+                for error in errors[name][:ERRORS]:
+                    self.faults.arm(name, number, error)
+                    try:
+                        self.counts['served' if self.begin(*args) else 'ended'] += 1
+                    except Wrong as wrong:
+                        self.failures.append(f'{name}() call {number}, {error_name(error)}: {wrong}')
+        if FULL:
+            words = ', '.join(f'{count} {what}' for what, count in sorted(self.counts.items()))
+            tap.remark(f'{self.id().split(".", 1)[1]}: {words}')
+        if self.failures:
+            self.fail(f'{len(self.failures)} cases failed')
+
+    def test_foreground(self):
+        self.check()
+
+    def test_background(self):
+        self.check('-daemon')
 
 
 @tap.beside
