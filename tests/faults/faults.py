@@ -37,7 +37,8 @@ SANITIZED = b'__asan_init' in open(EPMD, 'rb').read()
 
 WARNED = re.compile(r'register again|Registrations will be lost|could not be waited for and was closed')
 # What a process must have said that ends by itself: what it tried and why that failed.
-EXPLAINED = re.compile(r'[Ff]ailed to .+: .+|No socket was passed|Socket \d+ of those passed|out of memory')
+EXPLAINED = re.compile(r'[Ff]ailed to .+: .+|No socket was passed|Socket \d+ of those passed|out of memory'
+                       r'|Nothing to do for 1 seconds')
 BROKEN = re.compile(r'Sanitizer|runtime error|Assertion|stack smashing|corrupt')
 
 

@@ -334,6 +334,17 @@ class Slow(FaultCase):
 
         self.each_fault(lambda: World(self, '-packet_timeout', '1'), act, crash=False, most=3)
 
+    def test_idle_exit(self):
+        """Nobody is registered, nobody asks, and the daemon ends; the next request starts another one."""
+        def act(world):
+            world.list()
+            if not world.daemon.ends_within(DEADLINE):
+                raise Wrong('an idle daemon does not end')
+            world.follow()
+            world.wait_ready()
+
+        self.each_fault(lambda: World(self, '-idle-timeout', '1', nodes=0), act, crash=False, most=2)
+
 
 @tap.beside
 class Random(FaultCase):
