@@ -644,6 +644,7 @@ class Daemon(Process):
         self.addresses = addresses
         self.notify = notify
         self.before = None
+        self.counted = False
         super().__init__(argv, **how)
 
     @property
@@ -701,6 +702,13 @@ class Daemon(Process):
             if time.monotonic() >= deadline:
                 raise AssertionError(f'after {DEADLINE} s still not: {what}')
             self.ask(names())
+
+    def end(self):
+        """A daemon that still runs here, and whose descriptors nobody has counted, is a mistake of the test."""
+        forgotten = self.status is None and self.before is not None and not self.counted
+        super().end()
+        if forgotten:
+            raise AssertionError(f'{" ".join(self.argv)}: nobody counted the descriptors that it held at the end')
 
     def leaked(self):
         """What it holds now that it did not hold when it was ready. The timer of the event loop may come later."""
@@ -786,11 +794,13 @@ class Case(unittest.TestCase):
 
     def _end_daemon(self, daemon):
         """The end of every daemon: nothing leaked, and SIGTERM ends it well."""
+        daemon.counted = True
         if daemon.status is not None:
             return
         for conn in self.conns:
             conn.close()
-        daemon.settle(lambda: not daemon.leaked(), 'only the descriptors that it had when it was ready')
+        if daemon.before is not None:
+            daemon.settle(lambda: not daemon.leaked(), 'only the descriptors that it had when it was ready')
         daemon.signal(signal.SIGTERM)
         status = daemon.wait()
         if not daemon.argv[0] == UPSTREAM:

@@ -96,7 +96,6 @@ class Manager:
         self.table = os.path.join(self.runtime, 'table')
         self.notify = case.closing(StoringNotify(self.directory))
         self.daemon, self.first = None, None
-        case.addCleanup(self.end)
 
     # --- its processes
 
@@ -117,6 +116,8 @@ class Manager:
         self.daemon = Daemon(argv, addresses, notify=self.notify, env=variables, fds=[fd for fd, _name in passed],
                              own_pid=['LISTEN_PID'], limits=limits)
         self.case.kept(self.daemon)
+        # After, so that it comes before the process is ended without regard for what it holds.
+        self.case.addCleanup(self.end)
         return self
 
     def start(self, **how):
