@@ -140,8 +140,9 @@ void events_restored(Events *events, const StoreReport *report) {
                           "not belong to their record were dropped",
                           report->damaged, report->mismatched);
         if (report->restored > 0 || report->released > 0)
-                log_event(events->log, LOG_INFO, &restored, "Restored %zu nodes; %zu more have ended meanwhile",
-                          report->restored, report->released);
+                log_event(events->log, LOG_INFO, &restored, "Restored %zu %s; %zu more %s ended meanwhile",
+                          report->restored, report->restored == 1 ? "node" : "nodes", report->released,
+                          report->released == 1 ? "has" : "have");
 }
 
 void events_idle(Events *events, uint64_t idle_timeout) {

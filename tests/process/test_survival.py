@@ -42,7 +42,7 @@ class Kept(ManagerCase):
                 manager.start()
                 self.assertEqual(self.all_answers(manager, nodes), answers, 'NAMES and PORT2')
                 self.assert_unnoticed(nodes)
-                self.assertIn(f'Restored {count} nodes; 0 more', manager.log())
+                self.assertIn(f'Restored {count} {"node" if count == 1 else "nodes"}; 0 more have ended', manager.log())
         manager.kill()
         manager.args = ['-d', '-d', '-d']
         manager.start()
@@ -267,7 +267,7 @@ class InBetween(ManagerCase):
         self.assert_ends(loud)
         self.assert_unnoticed([stays])
         manager.settle(lambda: not half_closed(manager.port), 'nobody waits for the end of a connection')
-        self.assertIn('Restored 1 nodes; 4 more have ended', manager.log())
+        self.assertIn('Restored 1 node; 4 more have ended', manager.log())
 
     def test_ended_just_before(self):
         """A node that the killed process had unregistered already does not come back; nor does its connection stay open."""
