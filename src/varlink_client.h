@@ -11,7 +11,7 @@
 
 #include "nodelist.h"
 
-#define VARLINK_CLIENT_SOCKET "/run/epmd/org.erlang.epmd"
+#define VARLINK_CLIENT_SOCKET "/run/org.erlang.epmd"
 
 /* Outcomes. */
 enum {

@@ -21,7 +21,7 @@ from guest import (NAMES_REQ, Shell, append_options, check, connect, drop_in, eq
 
 SEED = 4
 SERVICE = "epmd.service"
-VARLINK = "/run/epmd/org.erlang.epmd"
+VARLINK = "/run/org.erlang.epmd"
 EXTRA_MAX = bytes(range(255)) * 4
 # Fewer than the names that the daemon remembers after their nodes have gone,
 # 1,000, which are also others than those that are to return.
