@@ -85,7 +85,8 @@ list_sources() {
 }
 
 pack_sources() { # ARCHIVE
-    list_sources | tar -C "$TOP_SRCDIR" --null --files-from=- --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$1"
+    list_sources | tar -C "$TOP_SRCDIR" --null --files-from=- --mtime='2026-01-01 UTC' \
+        --owner=0 --group=0 --numeric-owner -cf "$1"
 }
 
 # Builds the project inside ROOT and installs it below DIRECTORY.
