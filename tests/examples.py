@@ -17,9 +17,11 @@ PAGES = ('epmd-protocol.7', 'epmd.1', 'epmd.service.8', 'epmdctl.1')
 
 # By whom: a file of tests/process, or a scenario of tests/system. An example is named by its first line.
 PROCESS, MACHINE, SOURCES, CLUSTER = 'process/test_examples.py', 'examples', 'installation', 'cluster'
+DEBIAN = 'packages'
 RUNNERS = {
     'README': {
         './bootstrap run': SOURCES,
+        './bootstrap deb': DEBIAN,
         './bootstrap': SOURCES,
         'erl -sname a': SOURCES,
         'EPMD_ALLOW=private,203.0.113.0/24': SOURCES,
@@ -52,7 +54,7 @@ RUNNERS = {
         '$ systemd-analyze security epmd.service': MACHINE,
         "# echo 'EPMD_ALLOW=private,203.0.113.0/24' >>/etc/default/epmd": MACHINE,
         '[Socket] IPAddressDeny=any IPAddressAllow=localhost': MACHINE,
-        "$ varlinkctl call /run/epmd/org.erlang.epmd org.erlang.epmd.List '{}'": MACHINE,
+        "$ varlinkctl call /run/org.erlang.epmd org.erlang.epmd.List '{}'": MACHINE,
         '$ journalctl -u epmd': MACHINE,
         "$ systemctl list-sockets 'epmd*'": MACHINE,
         '$ journalctl -f -u epmd': MACHINE,
