@@ -185,7 +185,7 @@ static void check_listed(const ListedNode *node) {
 }
 
 static void call_varlink(uint8_t method) {
-        VarlinkClient client = {.path = "/run/epmd/org.erlang.epmd", .timeout = USEC_PER_SEC};
+        VarlinkClient client = {.path = "/run/org.erlang.epmd", .timeout = USEC_PER_SEC};
         VarlinkStatistics statistics = {};
         ListedNode node = {};
         NodeList list = {};
