@@ -29,8 +29,9 @@ import unittest
 import tap
 from tap import LIBC, PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
-# The longest time that anything which should happen "at once" may take: generous, because it only ends failures.
-DEADLINE = 10.0
+# The longest time that anything which should happen "at once" may take: generous, because it only ends failures. A daemon
+# under valgrind takes some times as long.
+DEADLINE = 10.0 * tap.PATIENCE
 
 LISTEN_FDS_START = 3
 DESCRIBED_LINES = 20
