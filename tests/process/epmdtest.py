@@ -741,6 +741,10 @@ class Case(unittest.TestCase):
             process.drain()
         return '\n'.join(process.describe() for process in self.processes)
 
+    def skip_under_valgrind(self, reason):
+        if os.path.basename(EPMD) == 'valgrind':
+            self.skipTest(f'under valgrind: {reason}')
+
     def kept(self, process):
         self.processes.append(process)
         self.addCleanup(process.end)

@@ -318,6 +318,7 @@ class OwnAccord(Case):
 
         And two that never end so: told not to, and in the foreground.
         """
+        self.skip_under_valgrind('a start takes as long as what is measured')
         begun = time.monotonic()
         lasting = self.start('--idle-timeout=0'), self.start_foreground()
         idle = self.start('--idle-timeout=1')
