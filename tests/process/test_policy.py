@@ -213,6 +213,10 @@ class Quota(PeopleCase):
     LIMIT = ((resource.RLIMIT_NOFILE, 128, 128),)
     NODES, HALF = 64, 32
 
+    def setUp(self):
+        super().setUp()
+        self.skip_under_valgrind('it takes of the descriptors that are counted here')
+
     def fill(self, uid, daemon, prefix, count):
         return [self.registered(uid, daemon, f'{prefix}{number}') for number in range(count)]
 
@@ -723,6 +727,10 @@ class Shares(ReachCase):
     # 68 connections, of which 8 are for this host.
     LIMIT = ((resource.RLIMIT_NOFILE, 100, 100),)
     CONNECTIONS, LOCAL_PLACES = 68, 8
+
+    def setUp(self):
+        super().setUp()
+        self.skip_under_valgrind('it takes of the descriptors that are counted here')
 
     def idle(self, daemon, pair, count):
         """Connections that have sent half a request, seen by the daemon one after the other."""
