@@ -527,6 +527,8 @@ static int daemon_init(Daemon *daemon) {
                 r = open_store(daemon, nodes_max, descriptors, &report);
         if (r < 0)
                 return r;
+        if (daemon->store)
+                nodes_max = size_min(nodes_max, store_capacity(daemon->store));
         r = make_parts(daemon, &config, nodes_max);
         if (r < 0 || !daemon->store)
                 return r;

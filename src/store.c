@@ -8,13 +8,18 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 enum {
         LOTS = 2,
         NO_LOT = LOTS,
         TABLE_CHUNK = 64 * 1024, /* the file grows by so many bytes */
         DEAD_SLACK = 512,        /* connections that have ended may wait in the lots beside as many as live */
+        BATCHED_DEAD_SLACK = 20, /* those among the batches, beside half as many */
         LOOK_AHEAD = 256,        /* messages looked at before what they hold is moved */
+        BATCH_COST = 4608,       /* bytes of the queue that a message of LOT_BATCH_MAX takes, and a little more */
+        SINGLE_COST = 1024,      /* and a message of one */
+        BATCHES_SPARE = 4,       /* room that a lot must have to be tidied */
 };
 
 /* Under these names the service manager holds the ends of the lots. */
@@ -26,8 +31,9 @@ static const char *const end_names[LOTS][2] = {
 /* Where the connection of a record is parked, by the record's slot. */
 typedef struct Parked {
         uint32_t counter;
-        int fd;      /* of this process */
-        uint8_t lot; /* or NO_LOT */
+        int fd;        /* of this process */
+        uint8_t lot;   /* or NO_LOT */
+        bool gathered; /* it is about to be moved */
 } Parked;
 
 struct Store {
@@ -35,18 +41,32 @@ struct Store {
         void *memory;
         size_t memory_max; /* bytes of the mapping */
         size_t table_size; /* bytes of the file */
+        size_t allocated;  /* of them, for sure */
         Table table;
         Parked *parked; /* one for each block of the table */
         uint32_t n_parked;
         Lot lots[LOTS];
-        int active;     /* the lot in use */
+        int active;     /* the lot where connections are parked one by one; the other has them in batches */
+        size_t singles_max; /* so many of them before they move together */
         size_t live;    /* connections in both lots */
         size_t dead;    /* and what has ended but is not taken out yet */
         bool unclaimed; /* something is parked that this process did not get */
+        bool doubled;   /* or is in both lots */
         size_t in_flight_max;
 };
 
 /* ---- The file of the table ---- */
+
+/* How large the table may become: what its records need, but no more than half of the file system, on which others
+ * depend. */
+static size_t largest_table(int fd, size_t records_max) {
+        size_t size = (1 + records_max * TABLE_RECORD_BLOCKS_MAX) * TABLE_BLOCK_SIZE;
+        struct statvfs vfs;
+
+        if (fstatvfs(fd, &vfs) == 0 && vfs.f_blocks > 0 && vfs.f_blocks < SIZE_MAX / vfs.f_frsize)
+                size = size_min(size, (size_t) (vfs.f_blocks * vfs.f_frsize / 2));
+        return (size + TABLE_CHUNK - 1) / TABLE_CHUNK * TABLE_CHUNK;
+}
 
 /* Opens the file for this process alone. */
 static int open_table_file(const char *directory, int *ret_fd, size_t *ret_size) {
@@ -205,27 +225,38 @@ typedef struct Move {
 /* Parks what was gathered in the other lot, and only then takes it out of the one where it was. Killed in between,
  * a process leaves some in both, which the next one finds out. */
 static int move_gathered(Store *store, Move *move) {
-        int to = 1 - move->from, r;
+        int to = 1 - move->from, r = 0;
 
-        if (move->n > 0) {
+        if (move->n > 0)
                 r = lot_park(&store->lots[to], move->tags, move->fds, move->n);
-                if (r != 0)
-                        return r;
+        for (size_t i = 0; i < move->n; i++) {
+                Parked *parked = &store->parked[move->tags[i].slot];
+
+                parked->gathered = false;
+                if (r == 0)
+                        parked->lot = (uint8_t) to;
         }
-        for (size_t i = 0; i < move->n; i++)
-                store->parked[move->tags[i].slot].lot = (uint8_t) to;
-        lot_drop(&store->lots[move->from], move->messages);
-        store->dead -= size_min(move->n_tags - move->n, store->dead);
+        if (r == 0) {
+                lot_drop(&store->lots[move->from], move->messages);
+                store->dead -= size_min(move->n_tags - move->n, store->dead);
+        }
         move->n = move->n_tags = move->messages = 0;
-        return 0;
+        return r;
 }
 
-static void gather(const Store *store, const LotMessage *message, Move *move) {
+/* One that was parked twice moves once. */
+static void gather(Store *store, const LotMessage *message, Move *move) {
         for (size_t i = 0; i < message->n; i++) {
+                Parked *parked;
+
                 if (!is_parked(store, message->tags[i], move->from))
                         continue;
+                parked = &store->parked[message->tags[i].slot];
+                if (parked->gathered)
+                        continue;
+                parked->gathered = true;
                 move->tags[move->n] = message->tags[i];
-                move->fds[move->n++] = store->parked[message->tags[i].slot].fd;
+                move->fds[move->n++] = parked->fd;
         }
         move->messages++;
         move->n_tags += message->n;
@@ -239,8 +270,9 @@ static size_t count_parked(const Store *store, const LotMessage *message, int lo
         return n;
 }
 
-/* Moves all that lives from one lot to the other. On failure the rest stays where it is, as safe as before. */
-static int empty_lot(Store *store, int from) {
+/* Moves what lives in the first `most` messages of one lot to the other. On failure the rest stays where it is, as safe
+ * as before. Returns 0; LOT_FULL; a negative errno. */
+static int empty_lot(Store *store, int from, size_t most) {
         Lot *lot = &store->lots[from];
         Move move = {.from = from};
         LotMessage message;
@@ -248,9 +280,7 @@ static int empty_lot(Store *store, int from) {
         int r;
 
         r = lot_rewind(lot);
-        if (r < 0)
-                return r;
-        for (;;) {
+        for (; r >= 0 && most > 0; most--) {
                 r = lot_look_at_tags(lot, &message);
                 if (r == LOT_FOREIGN)
                         message.n = 0;
@@ -266,27 +296,67 @@ static int empty_lot(Store *store, int from) {
                 }
                 gather(store, &message, &move);
         }
-        return r == LOT_END ? move_gathered(store, &move) : r;
-}
+        /* What was gathered is whole, whatever came then. */
+        if (move.messages > 0) {
+                int moved = move_gathered(store, &move);
 
-/* Makes room: afterwards all that lives is in one lot, in as few messages as may be. */
-static int tidy(Store *store) {
-        int other = 1 - store->active, r;
-
-        /* An earlier move that could not be finished comes first. If the lot in use has no room for the rest of it,
-         * the other way is open: what a lot holds takes less of the other, for it is parked there in batches. */
-        if (store->lots[other].messages > 0) {
-                r = empty_lot(store, other);
-                if (r < 0)
-                        return r;
+                if (moved != 0)
+                        return moved;
         }
-        store->active = other;
-        return empty_lot(store, 1 - other);
+        return r < 0 ? r : 0;
 }
 
-/* Parks again, in the lot in use, all that this process has; what finds no room there is not kept any longer. */
+/* Brings all that lives together, in as few messages as may be: the singles move behind the batches, then all of these
+ * to where the singles were. Either lot may be too full for that at first; each step makes room for the next one. */
+static int compact(Store *store) {
+        const int singles = store->active, batches = 1 - singles;
+        int r;
+
+        r = empty_lot(store, singles, SIZE_MAX);
+        if (r >= 0) {
+                size_t left = store->lots[singles].messages;
+
+                r = empty_lot(store, batches, SIZE_MAX);
+                if (r == LOT_FULL && left > 0) {
+                        r = empty_lot(store, singles, left);
+                        if (r >= 0)
+                                r = empty_lot(store, batches, SIZE_MAX);
+                }
+        }
+        if (store->lots[batches].messages < store->lots[singles].messages)
+                store->active = batches;
+        return r;
+}
+
+/* How many bytes the kernel lets wait in the queue of a lot: what net.core.wmem_max allows. */
+static size_t queue_size(const Lot *lot) {
+        int size = 0;
+        socklen_t len = sizeof size;
+
+        return getsockopt(lot->in, SOL_SOCKET, SO_SNDBUF, &size, &len) == 0 && size > 0 ? (size_t) size : 0;
+}
+
+/* The singles may have half of their lot: with both lots full nothing could move. */
+static void limit_singles(Store *store) {
+        store->singles_max = size_min(LOT_BATCH_MAX, queue_size(&store->lots[store->active]) / 2 / SINGLE_COST);
+        if (store->singles_max == 0)
+                store->singles_max = 1;
+}
+
+/* Makes room for more. Moving the singles together is enough, unless too many of those that moved before have ended. */
+static int tidy(Store *store) {
+        int r = empty_lot(store, store->active, SIZE_MAX);
+
+        if (r != 0 || store->dead > store->live / 2 + BATCHED_DEAD_SLACK ||
+            store->live + store->dead >= store->in_flight_max)
+                r = compact(store);
+        limit_singles(store);
+        return r;
+}
+
+/* Parks again all that this process has; what finds no room is not kept any longer. */
 static void park_all(Store *store) {
-        Lot *lot = &store->lots[store->active];
+        const int batches = 1 - store->active;
         LotTag tags[LOT_BATCH_MAX];
         int fds[LOT_BATCH_MAX];
         uint32_t next = 0;
@@ -302,11 +372,11 @@ static void park_all(Store *store) {
                                 tags[n] = (LotTag){.slot = next, .counter = store->parked[next].counter};
                                 fds[n++] = store->parked[next].fd;
                         }
-                kept = n > 0 && lot_park(lot, tags, fds, n) == 0;
+                kept = n > 0 && lot_park(&store->lots[batches], tags, fds, n) == 0;
                 store->live += kept ? n : 0;
                 for (uint32_t slot = first; slot < next; slot++)
                         if (store->parked[slot].lot != NO_LOT)
-                                store->parked[slot].lot = (uint8_t) (kept ? store->active : NO_LOT);
+                                store->parked[slot].lot = (uint8_t) (kept ? batches : NO_LOT);
         }
 }
 
@@ -339,12 +409,11 @@ int store_new(const char *directory, PassedSockets *sockets, size_t records_max,
         store->in_flight_max = in_flight_max;
         for (int i = 0; i < LOTS; i++)
                 store->lots[i] = LOT_NONE;
-        store->memory_max = (1 + records_max * TABLE_RECORD_BLOCKS_MAX) * TABLE_BLOCK_SIZE;
-        store->memory_max = (store->memory_max + TABLE_CHUNK - 1) / TABLE_CHUNK * TABLE_CHUNK;
         *report = (StoreReport){};
         r = open_table_file(directory, &store->table_fd, &store->table_size);
         if (r < 0)
                 return r;
+        store->memory_max = largest_table(store->table_fd, records_max);
         r = map_table(store, report);
         if (r < 0)
                 return r;
@@ -353,6 +422,7 @@ int store_new(const char *directory, PassedSockets *sockets, size_t records_max,
                 if (r < 0)
                         return r;
         }
+        limit_singles(store);
         make_room(store);
         *ret = TAKE_PTR(store);
         return 0;
@@ -381,6 +451,16 @@ Store *store_free(Store *store) {
         free(store->parked);
         free(store);
         return NULL;
+}
+
+/* For how many connections there is room at the same time, whatever comes and goes: what the kernel gives the queue of
+ * one lot (net.core.wmem_max), as all of them must find room in either. */
+size_t store_capacity(const Store *store) {
+        size_t least = SIZE_MAX;
+
+        for (int i = 0; i < LOTS; i++)
+                least = size_min(least, queue_size(&store->lots[i]) / BATCH_COST);
+        return least > BATCHES_SPARE ? (least - BATCHES_SPARE) * LOT_BATCH_MAX : LOT_BATCH_MAX;
 }
 
 /* The table, for the registry. */
@@ -417,6 +497,7 @@ static void claim(Store *store, int lot, LotTag tag, int fd, StoreReport *report
                  * of the other. It counts as moved, so that what is at the beginning can go. */
                 safe_close(fd);
                 store->dead++;
+                store->doubled = true;
                 if (store->lots[lot].messages == 1)
                         return;
         } else {
@@ -426,8 +507,8 @@ static void claim(Store *store, int lot, LotTag tag, int fd, StoreReport *report
         parked->lot = (uint8_t) lot;
 }
 
-/* Gets all connections of a lot, without taking them out. */
-static int claim_lot(Store *store, int index, StoreReport *report) {
+/* Gets all connections of a lot, without taking them out. ret_n: how many there are, dead ones included. */
+static int claim_lot(Store *store, int index, StoreReport *report, size_t *ret_n) {
         Lot *lot = &store->lots[index];
         LotMessage message;
         int r;
@@ -439,6 +520,7 @@ static int claim_lot(Store *store, int index, StoreReport *report) {
                 if (r < 0 || r == LOT_END)
                         break;
                 lot->messages++;
+                *ret_n += message.n;
                 store->unclaimed |= r == LOT_FOREIGN || message.n_fds < message.n;
                 for (size_t i = 0; i < message.n_fds; i++)
                         if (i < message.n)
@@ -503,11 +585,11 @@ static int restore_record(Store *store, uint32_t slot, StoreRecordFunction on_re
  * some are missing. */
 int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, StoreReport *report) {
         _cleanup_free_ Place *places = NULL;
-        size_t n;
+        size_t n, in_lot[LOTS] = {};
         int failed = 0, r;
 
         for (int i = 0; i < LOTS; i++) {
-                r = claim_lot(store, i, report);
+                r = claim_lot(store, i, report, &in_lot[i]);
                 if (r >= 0)
                         continue;
                 if (is_passing_error(r))
@@ -518,7 +600,7 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
                 store->lots[i].messages++;
                 failed = r;
         }
-        store->active = store->lots[1].messages > 0;
+        store->active = in_lot[0] > in_lot[1];
         r = list_records(store, &places, &n);
         if (r < 0)
                 return r;
@@ -527,11 +609,9 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
                 if (r < 0)
                         return r;
         }
-        /* The rest of an unfinished move comes before whatever is new, which would take its place. And what is of
-         * another version, or found no descriptor free, must not stay parked: its peer would wait for a daemon that
-         * does not know it. */
-        if ((store->unclaimed || store->lots[1 - store->active].messages > 0) && tidy(store) == LOT_FULL &&
-            store->unclaimed)
+        /* What is of another version, or found no descriptor free, must not stay parked: its peer would wait for a
+         * daemon that does not know it. Nor need anything be there twice, after a move that was cut off. */
+        if ((store->unclaimed || store->doubled) && compact(store) == LOT_FULL && store->unclaimed)
                 park_anew(store);
         return failed;
 }
@@ -548,8 +628,9 @@ int store_keep(Store *store, uint32_t slot, uint32_t counter, int fd) {
         make_room(store);
         if (slot == TABLE_NO_SLOT || slot >= store->n_parked)
                 return STORE_NOT_KEPT;
-        r = store->live + store->dead >= store->in_flight_max ? LOT_FULL
-                                                              : lot_park(&store->lots[store->active], &tag, &fd, 1);
+        r = LOT_FULL;
+        if (store->live + store->dead < store->in_flight_max && store->lots[store->active].messages < store->singles_max)
+                r = lot_park(&store->lots[store->active], &tag, &fd, 1);
         if (r == LOT_FULL) {
                 r = tidy(store);
                 if (r >= 0)

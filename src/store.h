@@ -2,8 +2,9 @@
 #pragma once
 
 /* What survives the process: the table of the registry, in a file of the runtime directory, and the connections of
- * the registered nodes, parked in two lots whose ends the service manager holds. One lot is in use; when it is full
- * or holds too many that have ended, those that live move to the other. */
+ * the registered nodes, parked in two lots whose ends the service manager holds. In one they are parked one by one;
+ * some hundreds together move to the other, in batches, which takes less room. When too many of these have ended,
+ * those that live move back, and the lots change their parts. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -40,6 +41,7 @@ Store *store_free(Store *store);
 DEFINE_CLEANUP(Store *, store_free)
 
 void store_abandon(PassedSockets *sockets);
+size_t store_capacity(const Store *store);
 Table *store_table(Store *store);
 int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, StoreReport *report);
 

@@ -886,6 +886,25 @@ class Without(ManagerCase):
             self.assertEqual(parse_names(manager.ask(names(), socks[1].getsockname())).port, socks[1].getsockname()[1])
             self.assert_unnoticed(nodes)
 
+    def test_no_more_than_can_be_kept(self):
+        """Whoever is registered is kept: with small queues fewer have room, and who has none is refused."""
+        manager = self.manage('--max-nodes-per-user=1000000')
+        manager.kill()
+        for fd, name in manager.notify.store:
+            if name.endswith('-in'):
+                with socket.socket(fileno=os.dup(fd)) as end:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 14000)
+        manager.start()
+        nodes = [self.begin(manager, f'n{number}') for number in range(600)]
+        nodes = [conn for conn in nodes if parse_alive2(conn.recv(6)).result == 0]
+        self.assertGreater(len(nodes), 253)
+        self.assertLess(len(nodes), 600)
+        for _ in range(2):
+            manager.restart()
+            self.assertEqual(len(manager.names()), len(nodes))
+            self.assert_unnoticed(nodes)
+        self.assertNotIn('no room to keep them', manager.log())
+
     def test_full_file_system(self):
         """A table that cannot grow: all are served, some are not kept, and that is said."""
         limit = 64 * 1024

@@ -821,6 +821,42 @@ START_TEST(batched_at_the_limit) {
 }
 END_TEST
 
+/* As many as there is said to be room for, while they come and go: each of them is kept. */
+START_TEST(at_capacity) {
+        enum { COMING_AND_GOING = 100 };
+        static const int buffers[] = {14000, 20000, 24000};
+        uint64_t state = (uint64_t) _i;
+        struct rlimit limit;
+        size_t capacity;
+
+        ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        limit.rlim_cur = limit.rlim_max;
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        world_init();
+        limit_buffers(&world.manager, buffers[_i]);
+        restart();
+        (void) add_member();
+        capacity = store_capacity(world.store);
+        ck_assert_uint_gt(capacity, LOT_BATCH_MAX);
+        ck_assert_uint_le(capacity, MEMBERS_MAX);
+        copy_members(capacity - COMING_AND_GOING);
+        while (world.n < capacity)
+                (void) add_member();
+        for (size_t i = 0; i < capacity; i++)
+                keep(i);
+        for (unsigned cycle = 0; cycle < 5000; cycle++) {
+                size_t i = capacity - 1 - unit_random(&state) % COMING_AND_GOING;
+
+                drop(i);
+                renew(i);
+                keep(i);
+        }
+        restart();
+        ck_assert_uint_eq(world.report.restored, capacity);
+        world_done();
+}
+END_TEST
+
 /* Connections that have ended wait in the lots, but not for ever nor without number. */
 START_TEST(cycles) {
         enum { CYCLES = 100000, LIVE = 20 };
@@ -1029,6 +1065,8 @@ START_TEST(half_moved) {
         restart();
         ck_assert_uint_eq(count_fds(), before);
         ck_assert_uint_eq(world.report.restored, 40);
+        /* Nobody is parked twice any more. */
+        ck_assert_uint_eq(count_in_flight(&world.manager), 40);
         for (size_t i = 0; i < 100; i++)
                 (void) keep_new();
         restart();
@@ -1698,6 +1736,7 @@ static void add_tests(Suite *suite) {
         tcase_add_test(keeping, table_grows);
         tcase_add_loop_test(room, tidied, 0, ARRAY_SIZE(rooms));
         tcase_add_loop_test(room, batched_at_the_limit, 0, ARRAY_SIZE(rooms));
+        tcase_add_loop_test(room, at_capacity, 0, 3);
         tcase_add_loop_test(room, cycles, 0, 2);
         tcase_add_test(room, few_in_flight);
         if (succeeds_in_child(become_somebody)) {
