@@ -190,8 +190,9 @@ static void put_ip(__be32 *to, const Address *address) {
         memcpy(to, address->ip, 16);
 }
 
-/* Asks for exactly one socket: the peer's own, so its address is the source. */
-static int ask(Identity *identity, const Address *peer, const Address *own) {
+/* Asks for exactly one socket: the end of a connection that has the address source. interface: that the socket is bound
+ * to; 0: one that is bound to none. */
+static int ask(Identity *identity, const Address *source, const Address *destination, uint32_t interface) {
         /* MNL_ALIGN() masks with an int, which is no mask of a size_t. */
         _Alignas(struct nlmsghdr) uint8_t
                 buffer[MNL_ALIGN((int) sizeof(struct nlmsghdr)) + MNL_ALIGN((int) sizeof(struct inet_diag_req_v2))] = {};
@@ -202,13 +203,14 @@ static int ask(Identity *identity, const Address *peer, const Address *own) {
         header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
         header->nlmsg_flags = NLM_F_REQUEST;
         header->nlmsg_seq = ++identity->sequence;
-        request->sdiag_family = peer->family;
+        request->sdiag_family = source->family;
         request->sdiag_protocol = IPPROTO_TCP;
         request->idiag_states = UINT32_MAX;
-        request->id.idiag_sport = htons(peer->port);
-        request->id.idiag_dport = htons(own->port);
-        put_ip(request->id.idiag_src, peer);
-        put_ip(request->id.idiag_dst, own);
+        request->id.idiag_sport = htons(source->port);
+        request->id.idiag_dport = htons(destination->port);
+        put_ip(request->id.idiag_src, source);
+        put_ip(request->id.idiag_dst, destination);
+        request->id.idiag_if = interface;
         request->id.idiag_cookie[0] = request->id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
         if (sendto(identity->fd, buffer, header->nlmsg_len, MSG_DONTWAIT, (const struct sockaddr *) &kernel,
                    sizeof kernel) < 0)
@@ -217,6 +219,7 @@ static int ask(Identity *identity, const Address *peer, const Address *own) {
 }
 
 typedef struct Answer {
+        bool found;    /* an end of a connection */
         bool believed; /* a socket that a process has, and that is connected */
         uint32_t uid;
         uint64_t cgroup; /* 0: not told */
@@ -242,6 +245,8 @@ static void read_answer(const struct nlmsghdr *header, Answer *answer) {
 
         if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY || mnl_nlmsg_get_payload_len(header) < sizeof *message)
                 return;
+        /* Where there is no such connection the kernel looks for a listener. */
+        answer->found = message->idiag_state != TCP_LISTEN;
         if (message->idiag_inode == 0 || !is_connected(message->idiag_state))
                 return;
         answer->uid = message->idiag_uid;
@@ -268,6 +273,58 @@ static void receive_answer(Identity *identity, Answer *answer) {
                 read_answer(header, answer);
                 return;
         }
+}
+
+static Answer ask_for(Identity *identity, const Address *source, const Address *destination, uint32_t interface) {
+        Answer answer = {};
+
+        if (ask(identity, source, destination, interface) >= 0)
+                receive_answer(identity, &answer);
+        return answer;
+}
+
+/* ---- Connections ---- */
+
+/* What the kernel keeps of how a connection came in is told to those who ask for more than this: nobody does. */
+typedef struct Arrival {
+        int level, want, get, type; /* options, and the type of what is got */
+        size_t size, at;            /* of that, and where in it the interface is */
+} Arrival;
+
+static const Arrival arrival_v4 = {SOL_IP, IP_PKTINFO, IP_PKTOPTIONS, IP_PKTINFO, sizeof(struct in_pktinfo),
+                                   offsetof(struct in_pktinfo, ipi_ifindex)};
+static const Arrival arrival_v6 = {SOL_IPV6, IPV6_RECVPKTINFO, IPV6_2292PKTOPTIONS, IPV6_PKTINFO, sizeof(struct in6_pktinfo),
+                                   offsetof(struct in6_pktinfo, ipi6_ifindex)};
+
+static uint32_t read_interface(const Arrival *arrival, struct msghdr *message) {
+        uint32_t interface = 0;
+
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c))
+                if (c->cmsg_level == arrival->level && c->cmsg_type == arrival->type &&
+                    c->cmsg_len >= CMSG_LEN(arrival->size))
+                        memcpy(&interface, CMSG_DATA(c) + arrival->at, sizeof interface);
+        return interface;
+}
+
+/* The interface by which a connection came in; 0: not known. A peer on this host that is bound to an interface, as
+ * every one is whose address is link-local, is bound to that: it would have got no answer otherwise. */
+static uint32_t incoming_interface(int fd) {
+        _Alignas(struct cmsghdr) uint8_t buffer[256];
+        struct msghdr message = {.msg_control = buffer};
+        const Arrival *arrival;
+        int domain = 0, yes = 1, no = 0;
+        socklen_t len = sizeof domain, n = sizeof buffer;
+        bool told;
+
+        if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0)
+                return 0;
+        arrival = domain == AF_INET6 ? &arrival_v6 : &arrival_v4;
+        if (setsockopt(fd, arrival->level, arrival->want, &yes, sizeof yes) < 0)
+                return 0;
+        told = getsockopt(fd, arrival->level, arrival->get, buffer, &n) == 0;
+        (void) setsockopt(fd, arrival->level, arrival->want, &no, sizeof no);
+        message.msg_controllen = told ? n : 0;
+        return read_interface(arrival, &message);
 }
 
 static bool get_address(int fd, int (*get)(int, struct sockaddr *, socklen_t *), Address *ret) {
@@ -297,23 +354,25 @@ static Owner owner_of_unix(int fd) {
         return (Owner){.known = true, .uid = credentials.uid};
 }
 
-/* Whose process is at the other end of a connection. Never fails: what cannot be known for sure is unknown.
- * now: monotonic, µs. The unit's name is valid until the next call. */
-Owner identity_of(Identity *identity, int fd, uint64_t now) {
-        Answer answer = {};
-        Address peer, own;
+/* Whether the other end of a connection could be told, as this one is. */
+static bool is_told(Identity *identity, const Address *own, const Address *peer, uint32_t interface) {
+        return ask_for(identity, own, peer, 0).found ||
+               (interface != 0 && ask_for(identity, own, peer, interface).found);
+}
+
+static Owner owner_of_tcp(Identity *identity, const Address *peer, const Address *own, int fd, uint64_t now) {
+        Answer answer = ask_for(identity, peer, own, 0);
+        uint32_t interface;
         const Unit *unit;
         Owner owner;
 
-        if (!get_address(fd, get_own_name, &own))
-                return (Owner){};
-        if (own.family == AF_UNIX)
-                return owner_of_unix(fd);
-        if (!identity || !get_address(fd, get_peer_name, &peer) || ask(identity, &peer, &own) < 0)
-                return (Owner){};
-        receive_answer(identity, &answer);
-        if (!answer.believed)
-                return (Owner){};
+        if (!answer.believed) {
+                interface = incoming_interface(fd);
+                if (interface != 0)
+                        answer = ask_for(identity, peer, own, interface);
+                if (!answer.believed)
+                        return (Owner){.hidden = is_told(identity, own, peer, interface)};
+        }
         owner = (Owner){.known = true, .uid = answer.uid};
         unit = answer.cgroup ? unit_of(identity, answer.cgroup, now) : NULL;
         if (unit) {
@@ -321,4 +380,18 @@ Owner identity_of(Identity *identity, int fd, uint64_t now) {
                 owner.unit_len = unit->len;
         }
         return owner;
+}
+
+/* Whose process is at the other end of a connection. Never fails: what cannot be known for sure is unknown.
+ * now: monotonic, µs. The unit's name is valid until the next call. */
+Owner identity_of(Identity *identity, int fd, uint64_t now) {
+        Address peer, own;
+
+        if (!get_address(fd, get_own_name, &own))
+                return (Owner){};
+        if (own.family == AF_UNIX)
+                return owner_of_unix(fd);
+        if (!identity || !get_address(fd, get_peer_name, &peer))
+                return (Owner){};
+        return owner_of_tcp(identity, &peer, &own, fd, now);
 }

@@ -12,5 +12,6 @@ typedef struct Owner {
         const uint8_t *unit; /* of systemd: a service, or the scope of a session; not text to be trusted */
         uint16_t unit_len;   /* 0: not known */
         bool known;          /* whether uid is */
+        bool hidden;         /* it is not, though owners are told here */
         uint32_t uid;
 } Owner;

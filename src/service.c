@@ -45,13 +45,22 @@ static void put_refusal(Response *response, Refusal refusal) {
         response->refusal = refusal;
 }
 
+/* Whether this user has as many nodes as one may. All who hide are one user, or hiding would be a way around it; where
+ * owners are not told, nobody hides. */
+static bool has_enough(const Service *service, const Owner *owner) {
+        size_t max = service->config.user_nodes_max;
+
+        if (owner->known)
+                return owner->uid != 0 && registry_count_of(service->registry, owner) >= max;
+        return owner->hidden && registry_count(service->registry) - registry_count_known(service->registry) >= max;
+}
+
 /* Whether this user may register that name, whoever has it. */
 static Refusal judge(const Service *service, const NodeInfo *info, const Owner *owner, Response *response) {
         response->reservation = reserve_find(service->config.reserve, info->name, info->name_len);
         if (response->reservation && !reservation_permits(response->reservation, owner))
                 return REFUSAL_RESERVED;
-        if (owner->known && owner->uid != 0 &&
-            registry_count_of(service->registry, owner) >= service->config.user_nodes_max) {
+        if (has_enough(service, owner)) {
                 response->node = registry_find(service->registry, info->name, info->name_len);
                 return REFUSAL_QUOTA;
         }

@@ -238,7 +238,7 @@ class ReservedPort:
 class Conn:
     """One connection of a test to a daemon. Every wait has a deadline."""
 
-    def __init__(self, address, source=None, rcvbuf=None, timeout=DEADLINE):
+    def __init__(self, address, source=None, device=None, rcvbuf=None, timeout=DEADLINE):
         self.family = socket.AF_UNIX if isinstance(address, str) else family_of(address[0])
         self.end = None
         self.sock = socket.socket(self.family, socket.SOCK_STREAM)
@@ -247,6 +247,8 @@ class Conn:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         if source:
             self.sock.bind((source, 0))
+        if device:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
         if self.family != socket.AF_UNIX:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.connect(address)

@@ -19,8 +19,9 @@ import unittest
 sys.dont_write_bytecode = True
 import tap
 from epmdtest import (  # noqa: E402
-    Case, Conn, EPMD, NETLINK_SOCK_DIAG, NLM_F_REQUEST, SOCK_DIAG_BY_FAMILY, add_addresses, alive2, dump,
-    kill, names, need_ipv6, parse_alive2, parse_names, port2, port_of, private_network, stop)
+    Case, Conn, DEADLINE, EPMD, IFF_UP_RUNNING, NETLINK_SOCK_DIAG, NLM_F_REQUEST, SIOCSIFADDR, SIOCSIFFLAGS,
+    SOCK_DIAG_BY_FAMILY, add_addresses, alive2, dump, kill, names, need_ipv6, parse_alive2, parse_names, port2, port_of,
+    private_network, stop)
 from manager import ManagerCase  # noqa: E402
 
 ROOT, ALICE, BOB, DAEMON = 0, 61001, 61002, 61003
@@ -28,6 +29,10 @@ NO_USER = 'no-such-user-here'
 REFUSED = struct.pack('>BBI', 118, 1, 99)
 UNSHARE = '/usr/bin/unshare'
 SETPRIV = '/usr/bin/setpriv'
+
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454ca, 2, 0x1000
+IFA_F_TENTATIVE = 0x40
+INTERFACE_V4 = '198.51.100.1'
 
 LINES_IN_A_SECOND = 10
 # Over how many seconds that is counted.
@@ -427,6 +432,71 @@ class Identity(PeopleCase):
         daemon = self.start(f'--reserve=mine:{ALICE}', listeners=[self.listener('0.0.0.0')])
         for host in (PUBLIC_V4[0], PRIVATE_V4[0]):
             self.assert_known(daemon, (host, daemon.port))
+
+    def assert_found(self, daemon, host, device, scope=None):
+        """The user is known of a socket that is bound to an interface, which the kernel finds only for who asks for that."""
+        address = (host, daemon.port, 0, scope) if scope else (host, daemon.port)
+        with user(ALICE):
+            conn = self.connect(daemon, address=address, device=device).send(alive2('mine'))
+        self.assertEqual(parse_alive2(conn.recv(6)).result, 0, f'{host} by {device}')
+        conn.close()
+        self.assert_registered(daemon)
+        with user(BOB):
+            self.assert_reply(self.connect(daemon, address=address, device=device).send(alive2('mine')), REFUSED)
+
+    def test_bound_to_an_interface(self):
+        need_ipv6(self)
+        for host, listens, dual_stack in (('127.0.0.1', '127.0.0.1', False), ('127.0.0.2', '::', True), ('::1', '::', True)):
+            with self.subTest(host=host, listens=listens):
+                sock = self.listener(listens, dual_stack=dual_stack)
+                self.assert_found(self.start(f'--reserve=mine:{ALICE}', listeners=[sock]), host, 'lo')
+
+    @private_network
+    def test_bound_to_another_interface(self):
+        """Of whose address it comes, over lo all the same; a link-local address binds by itself."""
+        need_ipv6(self)
+        tap_fd, link_local = self.add_interface('other', INTERFACE_V4)
+        self.addCleanup(os.close, tap_fd)
+        daemon = self.start(f'--reserve=mine:{ALICE}', listeners=[self.listener('::', dual_stack=True)])
+        self.assert_found(daemon, INTERFACE_V4, 'other')
+        for device in ('other', None):
+            self.assert_found(daemon, link_local, device, socket.if_nametoindex('other'))
+        daemon = self.start(f'--reserve=mine:{ALICE}', listeners=[self.listener('0.0.0.0')])
+        self.assert_found(daemon, INTERFACE_V4, 'other')
+
+    def add_interface(self, name, host):
+        """In a private network: an interface that is up as long as the descriptor is open; and its link-local address."""
+        need_root()
+        try:
+            tun = os.open('/dev/net/tun', os.O_RDWR | os.O_CLOEXEC)
+        except OSError as problem:
+            self.skipTest(f'no interface can be made here: {problem}')
+        fcntl.ioctl(tun, TUNSETIFF, struct.pack('16sH22x', name.encode(), IFF_TAP | IFF_NO_PI))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            address = struct.pack('=HH4s8x', socket.AF_INET, 0, socket.inet_aton(host))
+            fcntl.ioctl(control, SIOCSIFADDR, struct.pack('16s16s', name.encode(), address))
+            fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack('16sH14x', name.encode(), IFF_UP_RUNNING))
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            with open('/proc/net/if_inet6', encoding='ascii') as lines:
+                rows = [line.split() for line in lines]
+            # Neither tentative nor of a device that is not.
+            found = [row[0] for row in rows if row[5] == name and not int(row[4], 16) & IFA_F_TENTATIVE]
+            if found:
+                return tun, socket.inet_ntop(socket.AF_INET6, bytes.fromhex(found[0]))
+            self.assertLess(time.monotonic(), deadline, f'no link-local address of {name}: {rows}')
+            time.sleep(0.01)
+
+    def test_binding_is_no_way_around_the_quota(self):
+        daemon = self.start('-max-nodes-per-user', '2')
+        self.registered(ALICE, daemon, 'a0')
+        with user(ALICE):
+            conn = self.connect(daemon, device='lo').send(alive2('a1'))
+            self.assertEqual(parse_alive2(conn.recv(6)).result, 0)
+            self.assert_reply(self.connect(daemon, device='lo').send(alive2('a2')), REFUSED)
+        self.assertRegex(self.last_line(daemon, 'Refused'), rf'a2 .*uid {ALICE}\b.*as many nodes')
+        self.assert_refused(ALICE, daemon, 'a2')
+        self.registered(BOB, daemon, 'b')
 
     def netlink(self):
         """As ListenNetlink=inet-diag 0 gives it, with replies in it that were meant for an earlier process."""

@@ -15,6 +15,7 @@ enum {
         ALICE = 1001,
         BOB = 1002,
         UNKNOWN = -1,
+        HIDDEN = -2, /* unknown where others are known */
 
         NODES_MAX = 12,
         USER_MAX = 3,
@@ -64,6 +65,8 @@ static Owner owner_of(int uid) {
 
         if (uid == UNKNOWN)
                 return (Owner){.uid = ROOT};
+        if (uid == HIDDEN)
+                return (Owner){.uid = ROOT, .hidden = true};
         return (Owner){.known = true, .uid = (uint32_t) uid, .unit = unit, .unit_len = sizeof unit - 1};
 }
 
@@ -113,7 +116,7 @@ static Response refused(World *world, int uid, const char *name, Refusal why) {
         return response;
 }
 
-static const int everyone[] = {UNKNOWN, ROOT, DAEMON, ALICE, BOB};
+static const int everyone[] = {UNKNOWN, HIDDEN, ROOT, DAEMON, ALICE, BOB};
 
 /* ---- Reservations ---- */
 
@@ -138,7 +141,7 @@ static const Right rights[] = {
 };
 
 static bool has_right(const Right *row, int uid) {
-        return uid == UNKNOWN  ? row->unknown
+        return uid < 0         ? row->unknown
                : uid == ROOT   ? row->root
                : uid == DAEMON ? row->daemon
                : uid == ALICE  ? row->alice
@@ -236,12 +239,12 @@ START_TEST(quota_at_and_past_the_limit) {
 }
 END_TEST
 
-/* Neither root nor who is not known has one; the daemon's own user has. */
+/* Neither root has one, nor anyone where nobody is known; the daemon's own user has, and those who hide, together. */
 START_TEST(quota_of_whom) {
         static const struct {
                 int uid;
                 bool limited;
-        } rows[] = {{ROOT, false}, {UNKNOWN, false}, {DAEMON, true}, {ALICE, true}};
+        } rows[] = {{ROOT, false}, {UNKNOWN, false}, {HIDDEN, true}, {DAEMON, true}, {ALICE, true}};
         _cleanup_(world_done) World world;
 
         make_world(&world, false, "");
@@ -254,6 +257,24 @@ START_TEST(quota_of_whom) {
         refused(&world, rows[_i].uid, "past", REFUSAL_FULL);
         refused(&world, ALICE, "past", REFUSAL_FULL);
         ck_assert_uint_eq(count_of(&world, UNKNOWN), 0);
+}
+END_TEST
+
+/* What the known have is none of theirs, and what was registered while nobody was known is. */
+START_TEST(quota_of_the_hidden) {
+        _cleanup_(world_done) World world;
+        Node *node;
+
+        make_world(&world, false, "");
+        fill(&world, ALICE, "a", USER_MAX);
+        fill(&world, ROOT, "r", USER_MAX);
+        node = registered(&world, UNKNOWN, "before");
+        fill(&world, HIDDEN, "h", USER_MAX - 1);
+        ck_assert_ptr_eq(refused(&world, HIDDEN, "before", REFUSAL_QUOTA).node, node);
+        registry_remove(world.registry, node);
+        registered(&world, HIDDEN, "last");
+        refused(&world, HIDDEN, "more", REFUSAL_QUOTA);
+        registered(&world, BOB, "bobs");
 }
 END_TEST
 
@@ -351,7 +372,7 @@ static const KillRow kill_rows[] = {
 };
 
 static bool may_kill(const KillRow *row, int uid) {
-        return uid == UNKNOWN  ? row->unknown
+        return uid < 0         ? row->unknown
                : uid == ROOT   ? row->root
                : uid == DAEMON ? row->daemon
                : uid == ALICE  ? row->alice
@@ -396,7 +417,7 @@ static const StopRow stop_rows[] = {
 };
 
 static bool may_stop(const StopRow *row, int uid) {
-        return uid == UNKNOWN  ? row->unknown
+        return uid < 0         ? row->unknown
                : uid == ROOT   ? row->root
                : uid == DAEMON ? row->daemon
                : uid == ALICE  ? row->alice
@@ -478,7 +499,8 @@ int main(void) {
         tcase_add_test(names, the_owner_is_kept);
         tcase_add_test(names, texts_of_refusals);
         tcase_add_test(quota, quota_at_and_past_the_limit);
-        tcase_add_loop_test(quota, quota_of_whom, 0, 4);
+        tcase_add_loop_test(quota, quota_of_whom, 0, 5);
+        tcase_add_test(quota, quota_of_the_hidden);
         tcase_add_test(quota, leaving_frees);
         tcase_add_test(quota, quota_and_taken);
         tcase_add_test(quota, quota_counts_the_registered);
