@@ -3,10 +3,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <libmnl/libmnl.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <linux/magic.h>
@@ -22,6 +24,8 @@ enum {
         GROUPS_MAX = 4096, /* looked at in one walk: users may make any number of them */
         BUFFER_SIZE = 4096,
         WALKS_MAX = 10, /* through the tree, in a second */
+        NO_USER = -1,
+        OVERFLOW_UID = 65534, /* of the kernel, where /proc/sys is not to be seen */
 };
 
 /* The unit of a control group. */
@@ -33,6 +37,8 @@ typedef struct Unit {
 
 struct Identity {
         int fd;
+        bool passed_in;
+        int64_t anyone;    /* the user id that this process is told for all that it has no number for, or NO_USER */
         uint32_t sequence; /* of the last request */
         bool unified; /* the tree is one of cgroup v2; inodes of others mean something else */
         RateLimit walks;
@@ -46,6 +52,34 @@ bool identity_is_netlink(int fd) {
         socklen_t len = sizeof domain;
 
         return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_NETLINK;
+}
+
+static bool read_text(const char *path, char *buffer, size_t size) {
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? -1 : read(fd, buffer, size - 1);
+
+        buffer[n < 0 ? 0 : n] = 0;
+        return n > 0;
+}
+
+/* In a user namespace, as PrivateUsers= makes one, most users have no number, and the kernel tells the same one for all
+ * of them. Which that is; NO_USER: everyone has a number here. */
+static int64_t find_anyone(void) {
+        uint32_t inside, outside, count, uid;
+        char text[256];
+
+        if (read_text("/proc/self/uid_map", text, sizeof text) &&
+            sscanf(text, "%" SCNu32 "%" SCNu32 "%" SCNu32, &inside, &outside, &count) == 3 &&
+            inside == 0 && outside == 0 && count == UINT32_MAX)
+                return NO_USER;
+        if (read_text("/proc/sys/kernel/overflowuid", text, sizeof text) && sscanf(text, "%" SCNu32, &uid) == 1)
+                return uid;
+        return OVERFLOW_UID;
+}
+
+/* The owner with a user id that was told to this process. */
+static Owner owner_by_uid(uint32_t uid, int64_t anyone) {
+        return uid == anyone ? (Owner){.hidden = true} : (Owner){.known = true, .uid = uid};
 }
 
 /* An earlier process may have left replies behind. */
@@ -71,6 +105,8 @@ int identity_new(int netlink_fd, Identity **ret) {
         if (!identity)
                 return -ENOMEM;
         identity->fd = TAKE_FD(fd);
+        identity->passed_in = netlink_fd >= 0;
+        identity->anyone = find_anyone();
         identity->unified = statfs(CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
         identity->walks = (RateLimit){.period = USEC_PER_SEC, .max = WALKS_MAX};
         drain(identity->fd);
@@ -86,9 +122,10 @@ Identity *identity_free(Identity *identity) {
         return NULL;
 }
 
-/* The socket, for a successor. */
+/* The socket, for a successor; -1: it can open one as this process did. It is not to take that for one of the service
+ * manager's, which tells user ids as they are on the host. */
 int identity_pass_on(const Identity *identity) {
-        return identity->fd;
+        return identity->passed_in ? identity->fd : -1;
 }
 
 /* ---- Control groups ---- */
@@ -345,13 +382,13 @@ static int get_own_name(int fd, struct sockaddr *address, socklen_t *len) {
         return getsockname(fd, address, len);
 }
 
-static Owner owner_of_unix(int fd) {
+static Owner owner_of_unix(int64_t anyone, int fd) {
         struct ucred credentials;
         socklen_t len = sizeof credentials;
 
         if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &len) < 0)
                 return (Owner){};
-        return (Owner){.known = true, .uid = credentials.uid};
+        return owner_by_uid(credentials.uid, anyone);
 }
 
 /* Whether the other end of a connection could be told, as this one is. */
@@ -373,7 +410,7 @@ static Owner owner_of_tcp(Identity *identity, const Address *peer, const Address
                 if (!answer.believed)
                         return (Owner){.hidden = is_told(identity, own, peer, interface)};
         }
-        owner = (Owner){.known = true, .uid = answer.uid};
+        owner = owner_by_uid(answer.uid, identity->passed_in ? NO_USER : identity->anyone);
         unit = answer.cgroup ? unit_of(identity, answer.cgroup, now) : NULL;
         if (unit) {
                 owner.unit = (const uint8_t *) unit->name;
@@ -390,7 +427,7 @@ Owner identity_of(Identity *identity, int fd, uint64_t now) {
         if (!get_address(fd, get_own_name, &own))
                 return (Owner){};
         if (own.family == AF_UNIX)
-                return owner_of_unix(fd);
+                return owner_of_unix(identity ? identity->anyone : OVERFLOW_UID, fd);
         if (!identity || !get_address(fd, get_peer_name, &peer))
                 return (Owner){};
         return owner_of_tcp(identity, &peer, &own, fd, now);

@@ -366,7 +366,7 @@ static int reload(void *userdata) {
         if (access(program, X_OK) < 0)
                 return -errno;
         r = server_pass_on(daemon->server, &sockets);
-        if (r >= 0 && daemon->identity)
+        if (r >= 0 && daemon->identity && identity_pass_on(daemon->identity) >= 0)
                 r = passed_sockets_add_copy(&sockets, identity_pass_on(daemon->identity), "epmd-diag");
         if (r >= 0)
                 r = store_pass_on(daemon->store, &sockets);

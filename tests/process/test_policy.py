@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 import unittest
@@ -519,6 +520,59 @@ class Identity(PeopleCase):
                              fd_names=['epmd.socket', 'epmd.socket'])
         self.assert_known(manager.daemon, manager.address)
         manager.restart()
+        self.assert_known(manager.daemon, manager.address)
+        manager.reload()
+        self.assert_known(manager.daemon, manager.address)
+
+    def among_few(self, *args, **how):
+        """A daemon in a user namespace where root alone has a number, as with PrivateUsers=yes."""
+        if not os.access(UNSHARE, os.X_OK):
+            self.skipTest(f'no {UNSHARE}')
+        need_root()
+        wrapper = [UNSHARE, '--user', '--map-root-user']
+        if subprocess.run([*wrapper, '/bin/true'], capture_output=True).returncode != 0:
+            self.skipTest('no user namespace can be made here')
+        return self.manage(*args, wrapper=wrapper, **how)
+
+    def assert_strangers(self, manager, address):
+        """Those without a number are not taken for one another, nor for who has the number that is told for all."""
+        daemon = manager.daemon
+        nobody = pwd.getpwnam('nobody').pw_uid
+        alices = self.registered(ALICE, daemon, 'alices', address)
+        for uid in (ALICE, BOB, nobody):
+            self.assert_reply(self.connect_as(uid, daemon, address).send(alive2('mine')), REFUSED)
+        roots = self.registered(ROOT, daemon, 'roots', address)
+        for uid in (ALICE, BOB, nobody):
+            self.assert_reply(self.connect_as(uid, daemon, address).send(stop('roots')), b'')
+            self.assert_reply(self.connect_as(uid, daemon, address).send(kill()), b'NO')
+        roots.close()
+        self.assert_registered(daemon, 'alices')
+        # Together they are one user.
+        bobs = self.registered(BOB, daemon, 'bobs', address)
+        self.assert_reply(self.connect_as(ALICE, daemon, address).send(alive2('more')), REFUSED)
+        self.assert_reply(self.connect_as(nobody, daemon, address).send(alive2('more')), REFUSED)
+        self.assertFalse(alices.has_ended() or bobs.has_ended())
+        for node in (alices, bobs):
+            node.close()
+        self.assert_registered(daemon)
+
+    FEW = ('--reserve=mine:nobody', '-relaxed_command_check', '-max-nodes-per-user', '2')
+
+    def test_users_without_a_number(self):
+        """Over a local socket, and by a sock_diag socket that is the daemon's own; after a reload as well."""
+        path = os.path.join(self.directory, 'socket')
+        local = self.listener(path)
+        os.chmod(self.directory, 0o755)
+        os.chmod(path, 0o666)
+        manager = self.among_few(*self.FEW, listeners=[self.listener(), local])
+        for _turn in range(2):
+            self.assert_strangers(manager, path)
+            self.assert_strangers(manager, manager.address)
+            manager.reload()
+
+    def test_the_socket_that_is_passed_in_knows_all_numbers(self):
+        manager = self.among_few(f'--reserve=mine:{ALICE}', listeners=[self.listener(), self.netlink()],
+                                 fd_names=['epmd.socket', 'epmd.socket'])
         self.assert_known(manager.daemon, manager.address)
         manager.reload()
         self.assert_known(manager.daemon, manager.address)
