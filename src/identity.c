@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "identity.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <libmnl/libmnl.h>
@@ -14,36 +13,22 @@
 #include <linux/magic.h>
 #include <sys/vfs.h>
 
-#include "ratelimit.h"
+#include "units.h"
 
 #define CGROUP_ROOT "/sys/fs/cgroup"
 
 enum {
-        UNITS_MAX = 256,   /* control groups whose units are remembered */
-        DEPTH_MAX = 32,    /* of the tree of control groups */
-        GROUPS_MAX = 4096, /* looked at in one walk: users may make any number of them */
         BUFFER_SIZE = 4096,
-        WALKS_MAX = 10, /* through the tree, in a second */
         NO_USER = -1,
         OVERFLOW_UID = 65534, /* of the kernel, where /proc/sys is not to be seen */
 };
-
-/* The unit of a control group. */
-typedef struct Unit {
-        uint64_t cgroup; /* the inode of its directory */
-        uint16_t len;
-        char name[OWNER_UNIT_MAX];
-} Unit;
 
 struct Identity {
         int fd;
         bool passed_in;
         int64_t anyone;    /* the user id that this process is told for all that it has no number for, or NO_USER */
         uint32_t sequence; /* of the last request */
-        bool unified; /* the tree is one of cgroup v2; inodes of others mean something else */
-        RateLimit walks;
-        size_t n_units, next_unit; /* a ring once it is full */
-        Unit units[UNITS_MAX];
+        Units *units; /* NULL: the tree is not one of cgroup v2; inodes of others mean something else */
 };
 
 /* Whether a descriptor that was passed in is a netlink socket. */
@@ -94,8 +79,9 @@ static void drain(int fd) {
  * here on, or -1: one of its own. *ret is the caller's. Returns 0 or a negative errno. */
 int identity_new(int netlink_fd, Identity **ret) {
         _cleanup_close_ int fd = netlink_fd;
-        Identity *identity;
+        _cleanup_(identity_freep) Identity *identity = NULL;
         struct statfs fs;
+        int r;
 
         if (fd < 0)
                 fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
@@ -105,12 +91,15 @@ int identity_new(int netlink_fd, Identity **ret) {
         if (!identity)
                 return -ENOMEM;
         identity->fd = TAKE_FD(fd);
+        if (statfs(CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC) {
+                r = units_new(CGROUP_ROOT, &identity->units);
+                if (r < 0)
+                        return r;
+        }
         identity->passed_in = netlink_fd >= 0;
         identity->anyone = find_anyone();
-        identity->unified = statfs(CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
-        identity->walks = (RateLimit){.period = USEC_PER_SEC, .max = WALKS_MAX};
         drain(identity->fd);
-        *ret = identity;
+        *ret = TAKE_PTR(identity);
         return 0;
 }
 
@@ -118,6 +107,7 @@ Identity *identity_free(Identity *identity) {
         if (!identity)
                 return NULL;
         safe_close(identity->fd);
+        units_free(identity->units);
         free(identity);
         return NULL;
 }
@@ -126,99 +116,6 @@ Identity *identity_free(Identity *identity) {
  * manager's, which tells user ids as they are on the host. */
 int identity_pass_on(const Identity *identity) {
         return identity->passed_in ? identity->fd : -1;
-}
-
-/* ---- Control groups ---- */
-
-/* The first directory of a path that is a unit and not a slice: system.slice/x.service, user.slice/…/session-1.scope. */
-static bool find_unit(const char *path, Unit *unit) {
-        static const char *const suffixes[] = {".service", ".scope", ".socket", ".mount", ".swap"};
-
-        for (const char *p = path; *p; p += strspn(p, "/")) {
-                size_t n = strcspn(p, "/");
-
-                for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
-                        size_t m = strlen(suffixes[i]);
-
-                        if (n <= m || n > sizeof unit->name || memcmp(p + n - m, suffixes[i], m) != 0)
-                                continue;
-                        memcpy(unit->name, p, n);
-                        unit->len = (uint16_t) n;
-                        return true;
-                }
-                p += n;
-        }
-        return false;
-}
-
-static Unit *remember(Identity *identity, uint64_t cgroup) {
-        Unit *unit = &identity->units[identity->next_unit];
-
-        identity->next_unit = (identity->next_unit + 1) % UNITS_MAX;
-        if (identity->n_units < UNITS_MAX)
-                identity->n_units++;
-        *unit = (Unit){.cgroup = cgroup};
-        return unit;
-}
-
-static const Unit *known_unit(const Identity *identity, uint64_t cgroup) {
-        for (size_t i = 0; i < identity->n_units; i++)
-                if (identity->units[i].cgroup == cgroup)
-                        return &identity->units[i];
-        return NULL;
-}
-
-/* Looks for the directory with that inode below a directory, whose descriptor it closes. path: of that directory,
- * below the root, with room for more; budget: of directories to look at. Returns whether it is found; path is then
- * its. */
-static bool walk(int dir_fd, uint64_t cgroup, char *path, size_t size, unsigned depth, unsigned *budget) {
-        size_t len = strlen(path);
-        bool found = false;
-        DIR *dir = fdopendir(dir_fd);
-        struct dirent *entry;
-
-        if (!dir) {
-                safe_close(dir_fd);
-                return false;
-        }
-        while (!found && depth < DEPTH_MAX && *budget > 0 && (entry = readdir(dir))) {
-                int sub;
-
-                if (entry->d_type != DT_DIR || entry->d_name[0] == '.' || len + strlen(entry->d_name) + 2 > size)
-                        continue;
-                --*budget;
-                path[len] = '/';
-                strcpy(path + len + 1, entry->d_name);
-                if (entry->d_ino == cgroup)
-                        found = true;
-                else {
-                        sub = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-                        found = sub >= 0 && walk(sub, cgroup, path, size, depth + 1, budget);
-                }
-                if (!found)
-                        path[len] = 0;
-        }
-        (void) closedir(dir);
-        return found;
-}
-
-/* The unit of a control group, or NULL. Walking through the tree is slow, so what is found is remembered, and
- * strangers cannot have it done all the time. */
-static const Unit *unit_of(Identity *identity, uint64_t cgroup, uint64_t now) {
-        const Unit *known = known_unit(identity, cgroup);
-        char path[BUFFER_SIZE] = "";
-        unsigned budget = GROUPS_MAX;
-        Unit *unit;
-        int root;
-
-        if (known || !identity->unified || !ratelimit_pass(&identity->walks, now))
-                return known;
-        root = open(CGROUP_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (root < 0 || !walk(root, cgroup, path, sizeof path, 0, &budget))
-                return NULL;
-        unit = remember(identity, cgroup);
-        (void) find_unit(path, unit);
-        return unit;
 }
 
 /* ---- sock_diag ---- */
@@ -411,7 +308,7 @@ static Owner owner_of_tcp(Identity *identity, const Address *peer, const Address
                         return (Owner){.hidden = is_told(identity, own, peer, interface)};
         }
         owner = owner_by_uid(answer.uid, identity->passed_in ? NO_USER : identity->anyone);
-        unit = answer.cgroup ? unit_of(identity, answer.cgroup, now) : NULL;
+        unit = identity->units && answer.cgroup ? units_find(identity->units, answer.cgroup, now) : NULL;
         if (unit) {
                 owner.unit = (const uint8_t *) unit->name;
                 owner.unit_len = unit->len;
