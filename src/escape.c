@@ -8,8 +8,8 @@
 /* Control characters, of ASCII and of Latin-1 (a terminal obeys U+009B as it does ESC [), the line and paragraph
  * separators and the marks that turn the direction of writing around. */
 static bool is_unprintable(ucs4_t c) {
-        return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029 || (c >= 0x202a && c <= 0x202e) ||
-               (c >= 0x2066 && c <= 0x2069);
+        return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
+               (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
 static size_t put_hex(const uint8_t *data, size_t n, char *out) {

@@ -39,6 +39,14 @@ static const Row rows[] = {
         {BYTES_INIT("\342\201\246"), "\\xe2\\x81\\xa6"},
         {BYTES_INIT("\342\201\251"), "\\xe2\\x81\\xa9"},
         {BYTES_INIT("\342\201\252"), "\342\201\252"},
+        /* The marks of direction: of Arabic letters, left to right, right to left. */
+        {BYTES_INIT("\330\233"), "\330\233"},
+        {BYTES_INIT("\330\234"), "\\xd8\\x9c"},
+        {BYTES_INIT("\330\235"), "\330\235"},
+        {BYTES_INIT("\342\200\215"), "\342\200\215"},
+        {BYTES_INIT("\342\200\216"), "\\xe2\\x80\\x8e"},
+        {BYTES_INIT("\342\200\217"), "\\xe2\\x80\\x8f"},
+        {BYTES_INIT("\342\200\220"), "\342\200\220"},
         {BYTES_INIT("\360\237\220\260"), "\360\237\220\260"},
         /* Not UTF-8: a stray continuation, a cut character, overlong, a surrogate, beyond U+10FFFF. */
         {BYTES_INIT("\200"), "\\x80"},
