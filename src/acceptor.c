@@ -164,8 +164,10 @@ static bool set_paused(Acceptor *acceptor, bool paused) {
         return all;
 }
 
-/* Takes no more connections; they wait in the kernel's backlog. */
+/* Takes no more connections until acceptor_resume(), also if it would have by itself; they wait in the kernel's
+ * backlog. */
 void acceptor_pause(Acceptor *acceptor) {
+        (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_OFF);
         if (!acceptor->paused)
                 (void) set_paused(acceptor, true);
 }

@@ -7,6 +7,7 @@ Nobody waits for them but those who must, nothing spins meanwhile, and afterward
 import contextlib
 import errno
 import os
+import signal
 import socket
 import sys
 import time
@@ -293,6 +294,27 @@ class Lasting(SurroundingsCase):
         self.assertEqual(len(parse_names(world.receive(asking)).nodes), 5)
         self.assertEqual(world.faults.injected, 1)
         asking.close()
+        world.check()
+
+    def test_reload_after_want(self):
+        """It would listen again in half a second, but then a new program is about to take over."""
+        world = World(self)
+        hangs = world.send(world.connect(), names()[:2])
+        world.wait_read(hangs)
+        world.faults.arm('accept4', 1, errno.ENFILE, EVER)
+        asking = world.send(world.connect(), names())
+        world.daemon.wait_stderr('No new connections')
+        world.faults.disarm()
+        world.manager.pump(0.25)
+        world.daemon.signal(signal.SIGHUP)
+        world.manager.wait('RELOADING', '1')
+        late = world.send(world.connect(), names()[:2])
+        world.manager.wait('READY', '1')
+        world.send(late, names()[2:])
+        for conn in asking, late:
+            self.assertEqual(len(parse_names(world.receive(conn)).nodes), 5)
+            conn.close()
+        hangs.close()
         world.check()
 
     def test_full_file_system(self):
