@@ -16,7 +16,7 @@ import time
 
 import tap
 from epmdtest import (  # noqa: E402
-    EPMD, alive2, frame, names, own_network_if_possible, parse_alive2, parse_names, port2, readable)
+    DEADLINE, EPMD, alive2, frame, names, own_network_if_possible, parse_alive2, parse_names, port2, readable)
 from manager import TABLE_BLOCK, Ended, ManagerCase, creations_in_log, half_closed, memory_of, served
 
 LARGEST_NAME = '\U0001f600' * 255  # 1,020 bytes
@@ -742,6 +742,27 @@ class Reload(ManagerCase):
         manager.wait('READY', '1')
         self.assert_ends(hangs)
         self.assertEqual(manager.names(), [])
+
+    def test_end_of_another_meanwhile(self):
+        """It is no reason to take connections that the new program then would not know."""
+        manager = self.manage()
+        hangs, ends = self.connect(manager.daemon), self.connect(manager.daemon)
+        for conn in hangs, ends:
+            conn.send(names()[:2])
+            conn.wait_consumed()
+        held = manager.daemon.leaked()['socket']
+        manager.daemon.signal(signal.SIGHUP)
+        manager.wait('RELOADING', '1')
+        ends.close()
+        deadline = time.monotonic() + DEADLINE
+        while manager.daemon.leaked()['socket'] >= held:
+            self.assertLess(time.monotonic(), deadline, 'its end was not noticed')
+            manager.pump(0.001)
+        late = self.connect(manager.daemon).send(names()[:2])
+        manager.wait('READY', '1')
+        late.send(names()[2:])
+        self.assert_reply(late, struct.pack('>I', manager.port))
+        self.assert_ends(hangs)
 
     def test_registration_under_way(self):
         manager = self.manage()
