@@ -9,11 +9,16 @@
 #include "escape.h"
 #include "ratelimit.h"
 
-/* Nothing that peers do writes more than ten lines in a second, whatever second that is: LINES_MAX, and the three that
- * come once in RARE_SECONDS. */
+/* Nothing that peers do to a service writes more than ten lines in a second, whatever second that is, and whether or not
+ * they end the daemon in it and start the next one. While it runs there are LINES_MAX, and the one of who told it to
+ * end. From that one on, for a second at least, there is none. Then it ends with three at most, of which the first is
+ * there only if it was idle; and the next process begins as if it had written the others and its own first one. */
 enum {
-        LINES_MAX = 7,
-        STRANGER_LINES_MAX = 3, /* of these; strangers shall not keep everybody else out of the log */
+        LINES_MAX = 9,
+        STORM_LINES_MAX = 7, /* of these; the others are for what is rare, and for how many were held back */
+        NODE_LINES_MAX = 5,  /* of those; no kind of them shall keep the others out of the log */
+        STRANGER_LINES_MAX = 2,
+        CHANGE_LINES = 3, /* "held back", "Ending", "Serving" */
         RARE_SECONDS = 10,
         HEX_DUMP_MAX = 256,
         OWNER_TEXT_MAX = ESCAPED_BYTE_MAX * OWNER_UNIT_MAX + 32,
@@ -37,10 +42,15 @@ enum {
 
 struct Events {
         Log *log;                 /* not ours */
-        RateLimit lines;          /* what any peer can cause */
-        RateLimit stranger_lines; /* of peers that are not answered */
-        RateLimit limit_lines;    /* each is followed by one at most that it is over */
+        bool ending;              /* by request: what peers cause is counted, but not written */
+        RateLimit lines;          /* what peers can cause */
+        RateLimit storm_lines;    /* of these: what they can cause any number of */
+        RateLimit node_lines;     /* of those: registrations and their ends */
+        RateLimit stranger_lines; /* and peers that are not answered */
+        RateLimit limit_lines;
+        RateLimit left_lines;
         RateLimit kept_lines;
+        RateLimit killed_lines;
 };
 
 /* The log stays the caller's and must outlive *ret. Returns 0 or -ENOMEM. */
@@ -53,9 +63,13 @@ int events_new(Log *log, Events **ret) {
         *events = (Events){
                 .log = log,
                 .lines = {.period = USEC_PER_SEC, .max = LINES_MAX},
+                .storm_lines = {.period = USEC_PER_SEC, .max = STORM_LINES_MAX},
+                .node_lines = {.period = USEC_PER_SEC, .max = NODE_LINES_MAX},
                 .stranger_lines = {.period = USEC_PER_SEC, .max = STRANGER_LINES_MAX},
                 .limit_lines = rare,
+                .left_lines = rare,
                 .kept_lines = rare,
+                .killed_lines = {.period = USEC_PER_SEC, .max = 1},
         };
         *ret = events;
         return 0;
@@ -77,29 +91,30 @@ static void say_held_back(const Events *events, unsigned held) {
 /* Tells how many messages were held back, if there are any, once in a second. Returns whether it has to be called again
  * later, as there are more. */
 bool events_tell_held_back(Events *events, uint64_t now) {
-        say_held_back(events, ratelimit_tell(&events->lines, now));
+        if (!events->ending)
+                say_held_back(events, ratelimit_tell(&events->lines, now));
         return events->lines.held > 0;
 }
 
-/* Whether there may be one more message. */
-static bool may_log(Events *events, uint64_t now) {
+static bool has_room(const Events *events, const RateLimit *limit, uint64_t now) {
+        return !events->ending && ratelimit_has_room(limit, now) && ratelimit_has_room(&events->lines, now);
+}
+
+/* Whether there may be one more message; else it is counted. kind: a limit that only some have; NULL: none. */
+static bool may_log(Events *events, RateLimit *kind, uint64_t now) {
         if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
                 return true;
         (void) events_tell_held_back(events, now);
-        return ratelimit_pass(&events->lines, now);
-}
-
-static bool may_log_stranger(Events *events, uint64_t now) {
-        if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
-                return true;
-        if (ratelimit_pass(&events->stranger_lines, now))
-                return may_log(events, now);
+        if (has_room(events, &events->storm_lines, now) && (!kind || ratelimit_pass(kind, now)))
+                return ratelimit_pass(&events->storm_lines, now) && ratelimit_pass(&events->lines, now);
         events->lines.held++;
         return false;
 }
 
-static bool may_log_rarely(const Events *events, RateLimit *limit, uint64_t now) {
-        return log_verbosity(events->log) >= VERBOSITY_DEBUG || ratelimit_pass(limit, now);
+static bool may_log_rarely(Events *events, RateLimit *limit, uint64_t now) {
+        if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
+                return true;
+        return has_room(events, limit, now) && ratelimit_pass(limit, now) && ratelimit_pass(&events->lines, now);
 }
 
 /* " of rabbitmq-server.service (uid 110)", or nothing. */
@@ -120,9 +135,13 @@ static const char *owner_text(const Owner *owner, char buffer[OWNER_TEXT_MAX]) {
 /* ---- The daemon ---- */
 
 /* listeners: their addresses, for people. */
-void events_started(Events *events, size_t n_listeners, const char *listeners) {
+void events_started(Events *events, uint64_t now, size_t n_listeners, const char *listeners) {
         const LogFields fields = {.message_id = ID_STARTED};
 
+        /* What is left for this second is for what happens. */
+        events->lines.told = now;
+        for (unsigned i = 0; i < CHANGE_LINES && ratelimit_has_room(&events->lines, now); i++)
+                (void) ratelimit_pass(&events->lines, now);
         log_event(events->log, LOG_INFO, &fields, "Serving %zu %s: %s", n_listeners,
                   n_listeners == 1 ? "socket" : "sockets", listeners);
 }
@@ -152,11 +171,22 @@ void events_idle(Events *events, uint64_t idle_timeout) {
                   (double) idle_timeout / (double) USEC_PER_SEC);
 }
 
-void events_killed(Events *events, const Address *peer) {
+/* From here on nothing is said of what peers do; what that was is counted, and told at the end. */
+void events_killed(Events *events, uint64_t now, const Address *peer) {
         const LogFields fields = {.message_id = ID_KILLED, .peer = peer};
         char text[ADDRESS_TEXT_MAX];
 
-        log_event(events->log, LOG_NOTICE, &fields, "Ending, as %s asked for it", address_format(peer, text));
+        if (log_verbosity(events->log) < VERBOSITY_DEBUG)
+                events->ending = true;
+        if (!events->ending || ratelimit_pass(&events->killed_lines, now))
+                log_event(events->log, LOG_NOTICE, &fields, "Ending, as %s asked for it", address_format(peer, text));
+        else
+                events->lines.held++;
+}
+
+/* It does not end, after all. */
+void events_spared(Events *events) {
+        events->ending = false;
 }
 
 void events_stopping(Events *events, size_t nodes) {
@@ -191,7 +221,7 @@ void events_registered(Events *events, uint64_t now, const Node *node, const Add
         LogFields fields = node_fields(ID_REGISTERED, &info, peer, &owner);
         char name[ESCAPED_NAME_MAX], text[OWNER_TEXT_MAX];
 
-        if (!may_log(events, now))
+        if (!may_log(events, &events->node_lines, now))
                 return;
         fields.creation = node_creation(node);
         log_event(events->log, LOG_INFO, &fields, "Registered %s at port %u%s",
@@ -204,7 +234,7 @@ void events_unregistered(Events *events, uint64_t now, const Node *node, const A
         LogFields fields = node_fields(ID_UNREGISTERED, &info, peer, &owner);
         char name[ESCAPED_NAME_MAX];
 
-        if (!may_log(events, now))
+        if (!may_log(events, &events->node_lines, now))
                 return;
         fields.creation = node_creation(node);
         fields.reason = reason;
@@ -218,7 +248,7 @@ void events_lost(Events *events, uint64_t now, const TableRecord *record) {
         LogFields fields = node_fields(ID_UNREGISTERED, info, NULL, &record->owner);
         char name[ESCAPED_NAME_MAX];
 
-        if (!may_log(events, now))
+        if (!may_log(events, &events->node_lines, now))
                 return;
         fields.creation = proto_wire_creation(info->highest_version, record->counter);
         fields.reason = "its connection was not kept";
@@ -253,7 +283,7 @@ void events_refused(Events *events, uint64_t now, const Response *response, cons
         LogFields fields = node_fields(ID_REFUSED, info, peer, owner);
         char name[ESCAPED_NAME_MAX], text[ADDRESS_TEXT_MAX], asks[OWNER_TEXT_MAX], conflict[OWNER_TEXT_MAX + 96];
 
-        if (!may_log(events, now))
+        if (!may_log(events, NULL, now))
                 return;
         conflict_text(response, conflict, sizeof conflict);
         fields.reason = refusal_text(response->refusal);
@@ -280,7 +310,7 @@ void events_turned_away(Events *events, uint64_t now, const Address *peer, const
         const LogFields fields = {.message_id = ID_TURNED_AWAY, .peer = peer};
         char text[ADDRESS_TEXT_MAX], ip[ADDRESS_TEXT_MAX];
 
-        if (!may_log_stranger(events, now))
+        if (!may_log(events, &events->stranger_lines, now))
                 return;
         address_format(peer, text);
         address_format_ip(peer, ip);
@@ -310,11 +340,15 @@ bool events_limit(Events *events, uint64_t now, const char *what, size_t connect
         return true;
 }
 
-void events_limit_left(Events *events, size_t connections) {
+/* Returns whether it was said; if not, it may be later. */
+bool events_limit_left(Events *events, uint64_t now, size_t connections) {
         const LogFields fields = {.message_id = ID_LIMIT_LEFT};
 
+        if (!may_log_rarely(events, &events->left_lines, now))
+                return false;
         log_event(events->log, LOG_NOTICE, &fields, "There is room for new connections again, with %zu open",
                   connections);
+        return true;
 }
 
 /* ---- Debugging ---- */

@@ -24,10 +24,11 @@ DEFINE_CLEANUP(Events *, events_free)
 bool events_tell_held_back(Events *events, uint64_t now);
 
 /* The daemon. */
-void events_started(Events *events, size_t n_listeners, const char *listeners);
+void events_started(Events *events, uint64_t now, size_t n_listeners, const char *listeners);
 void events_restored(Events *events, const StoreReport *report);
 void events_idle(Events *events, uint64_t idle_timeout);
-void events_killed(Events *events, const Address *peer);
+void events_killed(Events *events, uint64_t now, const Address *peer);
+void events_spared(Events *events);
 void events_stopping(Events *events, size_t nodes);
 void events_reload_impossible(Events *events);
 
@@ -41,7 +42,7 @@ void events_not_kept(Events *events, uint64_t now, const char *reason);
 /* Peers and limits. */
 void events_turned_away(Events *events, uint64_t now, const Address *peer, const char *allow, bool option);
 bool events_limit(Events *events, uint64_t now, const char *what, size_t connections, size_t nodes);
-void events_limit_left(Events *events, size_t connections);
+bool events_limit_left(Events *events, uint64_t now, size_t connections);
 
 /* What only -d shows. */
 void events_debug(Events *events, int verbosity, const Address *peer, const char *what);

@@ -505,7 +505,7 @@ static int daemon_init(Daemon *daemon) {
                 .allow_option = options->allow_option,
                 .packet_timeout = options->packet_timeout,
                 .idle_timeout = options->idle_timeout,
-                .least_life = options->systemd ? USEC_PER_SEC : 0,
+                .end_delay = options->systemd ? USEC_PER_SEC : 0,
                 .delay_accept = options->delay_accept,
                 .delay_write = options->delay_write,
                 .reload = reload,

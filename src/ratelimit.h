@@ -21,9 +21,14 @@ static inline bool ratelimit_is_over(const RateLimit *limit, uint64_t since, uin
         return since == 0 || now >= since + limit->period;
 }
 
+/* Whether one more would pass. */
+static inline bool ratelimit_has_room(const RateLimit *limit, uint64_t now) {
+        return limit->max > 0 && ratelimit_is_over(limit, limit->times[limit->next], now);
+}
+
 /* Whether one more may pass; counts it as passed, or as held back. now: monotonic, µs, not 0. */
 static inline bool ratelimit_pass(RateLimit *limit, uint64_t now) {
-        if (limit->max == 0 || !ratelimit_is_over(limit, limit->times[limit->next], now)) {
+        if (!ratelimit_has_room(limit, now)) {
                 limit->held++;
                 return false;
         }

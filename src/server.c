@@ -61,7 +61,6 @@ struct Server {
         sd_event_source *idle_timer;
         uint64_t active_time;    /* when something was last done for a peer */
         sd_event_source *end_timer;    /* armed: the daemon has been told to end */
-        uint64_t start_time;
         sd_event_source *reload_timer; /* armed: a new program is to take over when the requests under way are done */
         uint64_t reload_deadline;
 
@@ -237,10 +236,8 @@ static void end_conn(Server *server, Conn *conn, const char *why) {
         server->n_conns--;
         if (acceptor_is_paused(server->acceptor) && !is_reloading(server))
                 acceptor_resume(server->acceptor);
-        if (server->limit_said && server->n_conns < server->config.connections_max / 4 * 3) {
-                server->limit_said = false;
-                events_limit_left(server->events, server->n_conns);
-        }
+        if (server->limit_said && server->n_conns < server->config.connections_max / 4 * 3)
+                server->limit_said = !events_limit_left(server->events, now_usec(server), server->n_conns);
 }
 
 static void on_expired(Conn *conn) {
@@ -422,25 +419,27 @@ static int on_end_timer(sd_event_source *source, uint64_t usec, void *userdata) 
 
         (void) source;
         (void) usec;
-        return registry_count(server->registry) > 0 ? 0 : sd_event_exit(server->event, SERVER_END_KILLED);
+        if (registry_count(server->registry) == 0)
+                return sd_event_exit(server->event, SERVER_END_KILLED);
+        events_spared(server->events);
+        return 0;
 }
 
 /* KILL_REQ. Where every connection starts the daemon anew, starts and ends of it are what anybody of this host could
- * fill the journal with, so they are made to take their time. */
+ * fill the journal with, so they are made to take their time.
+ *
+ * Never at once: requests that came together with this one are still to be served, and a registration may be among
+ * them. */
 static void end_by_request(Server *server, const Conn *conn) {
-        uint64_t end = server->start_time + server->config.least_life;
+        uint64_t now = now_usec(server);
         int enabled = SD_EVENT_OFF;
 
         end_nodes(server, "epmd was told to end");
         (void) sd_event_source_get_enabled(server->end_timer, &enabled);
         if (enabled != SD_EVENT_OFF)
                 return;
-        events_killed(server->events, &conn->peer.address);
-        if (now_usec(server) >= end) {
-                (void) sd_event_exit(server->event, SERVER_END_KILLED);
-                return;
-        }
-        (void) sd_event_source_set_time(server->end_timer, end);
+        events_killed(server->events, now, &conn->peer.address);
+        (void) sd_event_source_set_time(server->end_timer, now + server->config.end_delay);
         (void) sd_event_source_set_enabled(server->end_timer, SD_EVENT_ONESHOT);
 }
 
@@ -762,7 +761,9 @@ static int add_sources(Server *server) {
                 r = add_timer(server, on_end_timer, &server->end_timer);
         if (r >= 0)
                 r = add_timer(server, on_reload_timer, &server->reload_timer);
-        /* New connections wait meanwhile. */
+        /* Somebody waits meanwhile: for the end, or to be served by the new program. */
+        if (r >= 0)
+                r = sd_event_source_set_time_accuracy(server->end_timer, USEC_PER_MSEC);
         if (r >= 0)
                 r = sd_event_source_set_time_accuracy(server->reload_timer, USEC_PER_MSEC);
         if (r >= 0)
@@ -957,8 +958,8 @@ int server_run(Server *server, ServerEnd *ret) {
         int r;
 
         server->started = now_realtime(server);
-        server->start_time = now_usec(server);
-        events_started(server->events, acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
+        events_started(server->events, now_usec(server),
+                       acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
         notifier_ready(&server->notifier);
         if (server->config.idle_timeout > 0) {
                 r = sd_event_source_set_time_accuracy(server->idle_timer, server->config.idle_timeout / 10 + 1);

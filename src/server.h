@@ -23,7 +23,7 @@ typedef struct ServerConfig {
         uint8_t seed[SIPHASH_KEY_SIZE];
         uint64_t packet_timeout; /* µs from accept until the reply is sent */
         uint64_t idle_timeout;   /* µs without node or connection until the daemon ends; 0: never */
-        uint64_t least_life;     /* µs from its start before KILL_REQ ends the daemon */
+        uint64_t end_delay;      /* µs from KILL_REQ until the daemon ends */
         unsigned delay_accept;   /* s, for tests */
         unsigned delay_write;    /* s, for tests */
         /* SIGHUP: replaces the program; returns only a negative errno, and then everything goes on. May be NULL. */

@@ -13,10 +13,11 @@ import time
 sys.dont_write_bytecode = True
 import tap
 from epmdtest import (  # noqa: E402
-    Case, Daemon, EPMD, Process, dump, has_ipv6, kill, names, parse_names, port2,
-    parse_port2, port_of)
+    DEADLINE, Case, Daemon, EPMD, Process, alive2, dump, has_ipv6, kill, names, parse_names, port2,
+    parse_port2, port_of, readable)
 
 EXIT_OWN_ACCORD = 77
+LINES_IN_A_SECOND = 10
 
 
 class Listeners(Case):
@@ -351,6 +352,51 @@ class OwnAccord(Case):
         late = self.connect(daemon).send(names())
         self.start('--idle-timeout=1', listeners=[sock])
         self.assert_reply(late, struct.pack('>I', port_of(sock)))
+
+
+class LinesOfSuccessors(Case):
+    """Who may end the daemon, and so has it started again, writes no more by it."""
+
+    def setUp(self):
+        super().setUp()
+        # For each line of the log a moment before which it was not there, and one at which it was.
+        self.lines, self.marked = [], time.monotonic()
+
+    def mark(self, daemon, seen):
+        """Notes the lines of a daemon beyond those seen; gives how many there are now."""
+        daemon.drain()
+        now, count = time.monotonic(), daemon.err.data.count(b'\n')
+        self.lines += [(self.marked, now)] * (count - seen)
+        self.marked = now
+        return count
+
+    def storm(self, daemon, seen, seconds):
+        """Has refusals logged, for so long, or until the daemon ends."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            conn = self.connect(daemon).send(alive2('a\nb'))
+            if conn not in readable([conn, daemon.pidfd], DEADLINE):
+                break
+            conn.read_all()
+            conn.close()
+            seen = self.mark(daemon, seen)
+        return seen
+
+    @tap.beside
+    def test_kill(self):
+        sock = self.listener()
+        for _turn in range(3):
+            daemon = self.start(listeners=[sock])
+            seen = self.storm(daemon, self.mark(daemon, 0), 1.2)
+            self.assert_reply(self.connect(daemon).send(kill()), b'OK')
+            seen = self.storm(daemon, self.mark(daemon, seen), DEADLINE)
+            self.assertEqual(daemon.wait(), EXIT_OWN_ACCORD)
+            self.mark(daemon, seen)
+            self.assertIn('asked for it', daemon.err.text())
+            self.assertIn('held back', daemon.err.text())
+        self.assertGreater(len(self.lines), 3 * LINES_IN_A_SECOND)
+        for first, last in zip(self.lines, self.lines[LINES_IN_A_SECOND:]):
+            self.assertGreaterEqual(last[1] - first[0], 1, f'seconds in which there were {LINES_IN_A_SECOND + 1} lines')
 
 
 if __name__ == '__main__':

@@ -973,6 +973,15 @@ class LogLimits(ReachCase):
         told = daemon.wait_stderr(r'(?s)\A.{%d}.*?(\d+) messages? (?:were|was) held back' % seen)
         self.assertGreater(int(told[1]), 0)
 
+    def test_one_kind_leaves_room_for_another(self):
+        """Nobody hides what he is refused behind his registrations."""
+        daemon = self.start()
+        self.register(daemon, 'wanted')
+        for number in range(LINES_IN_A_SECOND):
+            self.register(daemon, f'node{number}').close()
+        self.assert_reply(self.connect(daemon).send(alive2('wanted')), REFUSED)
+        daemon.wait_stderr('Refused to register wanted')
+
     @private_network
     def test_what_was_held_back_is_told_at_the_end(self):
         daemon = self.reach()

@@ -571,6 +571,24 @@ class KillAndStop(Case):
         self.assert_reply(self.connect(daemon).send(kill()), b'OK')
         self.assertEqual(daemon.wait(), 0)
 
+    def test_registration_together_with_kill(self):
+        """What is acknowledged after the KILL stays, however close behind it came."""
+        daemon = self.start_foreground()
+        killing, late = self.connect(daemon), self.connect(daemon)
+        for conn in killing, late:
+            conn.send(b'\0').wait_consumed()
+        # While it cannot run, both come: then both are there in one turn of its loop.
+        daemon.signal(signal.SIGSTOP)
+        killing.send(kill()[1:])
+        late.send(alive2('late')[1:])
+        daemon.signal(signal.SIGCONT)
+        self.assert_reply(killing, b'OK')
+        self.assertEqual(parse_alive2(late.recv(6)).result, 0)
+        self.assertFalse(daemon.ends_within(0.3))
+        self.assert_registered(daemon, 'late')
+        late.close()
+        self.assert_registered(daemon)
+
     def test_kill_with_nodes_relaxed(self):
         daemon = self.start_foreground('-relaxed_command_check')
         node = self.register(daemon, 'lives')
