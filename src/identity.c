@@ -2,12 +2,10 @@
 #include "identity.h"
 
 #include <fcntl.h>
-#include <inttypes.h>
 #include <libmnl/libmnl.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <linux/magic.h>
@@ -39,32 +37,37 @@ bool identity_is_netlink(int fd) {
         return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_NETLINK;
 }
 
-static bool read_text(const char *path, char *buffer, size_t size) {
+/* Reads the first n numbers of a file of the kernel's. Returns whether there are so many. */
+static bool read_numbers(const char *path, uint64_t *numbers, size_t n) {
         _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t n = fd < 0 ? -1 : read(fd, buffer, size - 1);
+        char text[256], *p = text, *end;
+        ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
 
-        buffer[n < 0 ? 0 : n] = 0;
-        return n > 0;
+        text[len < 0 ? 0 : len] = 0;
+        for (size_t i = 0; i < n; i++, p = end) {
+                numbers[i] = strtoull(p, &end, 10);
+                if (end == p)
+                        return false;
+        }
+        return true;
 }
 
 /* In a user namespace, as PrivateUsers= makes one, most users have no number, and the kernel tells the same one for all
  * of them. Which that is; NO_USER: everyone has a number here. */
 static int64_t find_anyone(void) {
-        uint32_t inside, outside, count, uid;
-        char text[256];
+        uint64_t map[3], uid;
 
-        if (read_text("/proc/self/uid_map", text, sizeof text) &&
-            sscanf(text, "%" SCNu32 "%" SCNu32 "%" SCNu32, &inside, &outside, &count) == 3 &&
-            inside == 0 && outside == 0 && count == UINT32_MAX)
+        if (read_numbers("/proc/self/uid_map", map, ARRAY_SIZE(map)) && map[0] == 0 && map[1] == 0 &&
+            map[2] == UINT32_MAX)
                 return NO_USER;
-        if (read_text("/proc/sys/kernel/overflowuid", text, sizeof text) && sscanf(text, "%" SCNu32, &uid) == 1)
-                return uid;
-        return OVERFLOW_UID;
+        return read_numbers("/proc/sys/kernel/overflowuid", &uid, 1) ? (int64_t) uid : OVERFLOW_UID;
 }
 
 /* The owner with a user id that was told to this process. */
 static Owner owner_by_uid(uint32_t uid, int64_t anyone) {
-        return uid == anyone ? (Owner){.hidden = true} : (Owner){.known = true, .uid = uid};
+        if (uid == anyone)
+                return (Owner){.hidden = true};
+        return (Owner){.known = true, .uid = uid};
 }
 
 /* An earlier process may have left replies behind. */
