@@ -159,7 +159,8 @@ class Journal(SurroundingsCase):
     def world(self):
         # As systemd says it of a service whose stderr goes to the journal.
         script = 'JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2); export JOURNAL_STREAM; exec "$@"'
-        return World(self, env={'EPMD_FAULTS_JOURNAL': self.path}, wrapper=['/bin/sh', '-c', script, 'sh'])
+        # With -d nothing is held back.
+        return World(self, '-d', env={'EPMD_FAULTS_JOURNAL': self.path}, wrapper=['/bin/sh', '-c', script, 'sh'])
 
     def entries(self):
         """What the journal has got, as a list of dicts."""
