@@ -138,7 +138,7 @@ class Storms(Case):
         beside = self.p99(beside, STORM_SECONDS) if beside else before
         outcomes = [self.outcome(process) for process in processes]
         counts = '; '.join(f'{key} {sum(found[key] for found in outcomes)}' for key in COUNTS)
-        ratio = during / max(before, beside)
+        ratio = during / before
         twins = f', {beside} µs beside it' if twin else ''
         tap.remark(f'{name}: look-ups p99 {during} µs in storm, {before} µs before{twins}, {ratio:.1f} times; '
                    f'{most - memory} KiB more memory; {descriptors} descriptors; storm: {counts}')
