@@ -14,6 +14,7 @@ enum {
         LOTS = 2,
         NO_LOT = LOTS,
         TABLE_CHUNK = 64 * 1024, /* the file grows by so many bytes */
+        TABLE_SIZE_MAX = 256 * 1024 * 1024, /* of a table that is found */
         DEAD_SLACK = 512,        /* connections that have ended may wait in the lots beside as many as live */
         BATCHED_DEAD_SLACK = 20, /* those among the batches, beside half as many */
         LOOK_AHEAD = 256,        /* messages looked at before what they hold is moved */
@@ -58,13 +59,16 @@ struct Store {
 /* ---- The file of the table ---- */
 
 /* How large the table may become: what its records need, but no more than half of the file system, on which others
- * depend. */
-static size_t largest_table(int fd, size_t records_max) {
+ * depend; and no less than it is, as far as that can be one of ours, or those at its end were lost when a limit was
+ * lowered. */
+static size_t largest_table(int fd, size_t size_now, size_t records_max) {
         size_t size = (1 + records_max * TABLE_RECORD_BLOCKS_MAX) * TABLE_BLOCK_SIZE;
         struct statvfs vfs;
 
         if (fstatvfs(fd, &vfs) == 0 && vfs.f_blocks > 0 && vfs.f_blocks < SIZE_MAX / vfs.f_frsize)
                 size = size_min(size, (size_t) (vfs.f_blocks * vfs.f_frsize / 2));
+        size_now = size_min(size_now, TABLE_SIZE_MAX);
+        size = size < size_now ? size_now : size;
         return (size + TABLE_CHUNK - 1) / TABLE_CHUNK * TABLE_CHUNK;
 }
 
@@ -413,7 +417,7 @@ int store_new(const char *directory, PassedSockets *sockets, size_t records_max,
         r = open_table_file(directory, &store->table_fd, &store->table_size);
         if (r < 0)
                 return r;
-        store->memory_max = largest_table(store->table_fd, records_max);
+        store->memory_max = largest_table(store->table_fd, store->table_size, records_max);
         r = map_table(store, report);
         if (r < 0)
                 return r;

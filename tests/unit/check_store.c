@@ -775,6 +775,26 @@ typedef struct Room {
 /* With the smallest one a lot is full with one batch. */
 static const Room rooms[] = {{SMALLEST_BUFFER, 200}, {20000, 1000}, {DEFAULT_WMEM_MAX, 1000}};
 
+/* The limit was lowered, or the file system made smaller: who is registered stays, wherever his record is. */
+START_TEST(limit_lowered) {
+        enum { ALL = 200, LEFT = 5 };
+
+        world_init();
+        world.name_len = PROTO_NAME_BYTES_MAX;
+        for (size_t i = 0; i < ALL; i++)
+                (void) keep_new();
+        for (size_t i = 0; i < ALL - LEFT; i++)
+                drop(i);
+        world.records_max = 2 * LEFT;
+        restart();
+        ck_assert_uint_eq(world.report.restored, LEFT);
+        (void) keep_new();
+        restart();
+        ck_assert_uint_eq(world.report.restored, LEFT + 1);
+        world_done();
+}
+END_TEST
+
 /* Registrations come and go; the lots are tidied up again and again, and nothing of that is seen. */
 START_TEST(tidied) {
         uint64_t state = (uint64_t) _i;
@@ -1734,6 +1754,7 @@ static void add_tests(Suite *suite) {
         tcase_add_test(keeping, passed_on);
         tcase_add_test(keeping, abandoned);
         tcase_add_test(keeping, table_grows);
+        tcase_add_test(room, limit_lowered);
         tcase_add_loop_test(room, tidied, 0, ARRAY_SIZE(rooms));
         tcase_add_loop_test(room, batched_at_the_limit, 0, ARRAY_SIZE(rooms));
         tcase_add_loop_test(room, at_capacity, 0, 3);
