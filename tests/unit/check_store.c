@@ -1693,6 +1693,7 @@ static void fill_disk(const char *path) {
 
 START_TEST(disk_full) {
         char filler[sizeof world.manager.directory + 8];
+        struct stat st;
         size_t kept = 0;
 
         world_init();
@@ -1723,6 +1724,11 @@ START_TEST(disk_full) {
         (void) try_keep(add_member());
         for (size_t i = 0; i < 100; i++)
                 (void) keep_new();
+        /* Half of it is for others. */
+        while (try_keep(add_member()) == 0)
+                ;
+        ck_assert_int_eq(stat(table_path(), &st), 0);
+        ck_assert_int_le(st.st_size, DISK_SIZE * 2 / 3);
         restart();
         world_done();
 }
