@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "listener.h"
 
@@ -14,55 +15,66 @@ enum {
         RETRY_USEC = 500 * 1000,
 };
 
+/* A listening socket. */
+typedef struct Listener {
+        Watch watch;
+        Acceptor *acceptor;
+        int fd;
+        char *name;
+} Listener;
+
 struct Acceptor {
-        sd_event *event;
+        Loop *loop; /* not ours */
         AcceptFunction on_accept;
         AcceptErrorFunction on_error;
         void *userdata;
-        sd_event_source *listeners[LISTENERS_MAX]; /* their descriptions are the sockets' names */
+        Listener *listeners[LISTENERS_MAX];
         size_t n_listeners;
-        sd_event_source *retry; /* armed after an error that only time or another process can mend */
+        Timer retry; /* runs after an error that only time or another process can mend */
         uint64_t last_turn; /* monotonic, µs */
         bool paused;
 };
 
-static int on_retry(sd_event_source *source, uint64_t usec, void *userdata) {
-        (void) source;
-        (void) usec;
+static void on_retry(void *userdata) {
         acceptor_resume(userdata);
-        return 0;
 }
 
 /* Makes an acceptor without sockets. *ret is the caller's. Returns 0 or a negative errno. */
-int acceptor_new(sd_event *event, AcceptFunction on_accept, AcceptErrorFunction on_error, void *userdata,
-                 Acceptor **ret) {
+int acceptor_new(Loop *loop, AcceptFunction on_accept, AcceptErrorFunction on_error, void *userdata, Acceptor **ret) {
         _cleanup_(acceptor_freep) Acceptor *acceptor = calloc(1, sizeof *acceptor);
         int r;
 
         if (!acceptor)
                 return -ENOMEM;
-        acceptor->event = sd_event_ref(event);
+        acceptor->loop = loop;
         acceptor->on_accept = on_accept;
         acceptor->on_error = on_error;
         acceptor->userdata = userdata;
-        r = sd_event_add_time(event, &acceptor->retry, CLOCK_MONOTONIC, UINT64_MAX, 0, on_retry, acceptor);
-        if (r < 0)
-                return r;
-        r = sd_event_source_set_enabled(acceptor->retry, SD_EVENT_OFF);
+        r = loop_add_timer(loop, 0, on_retry, acceptor, &acceptor->retry);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(acceptor);
         return 0;
 }
 
+static Listener *listener_free(Listener *listener) {
+        if (!listener)
+                return NULL;
+        loop_forget(listener->acceptor->loop, &listener->watch, listener->fd);
+        safe_close(listener->fd);
+        free(listener->name);
+        free(listener);
+        return NULL;
+}
+DEFINE_CLEANUP(Listener *, listener_free)
+
 /* Closes the listening sockets, too. Always returns NULL. */
 Acceptor *acceptor_free(Acceptor *acceptor) {
         if (!acceptor)
                 return NULL;
         for (size_t i = 0; i < acceptor->n_listeners; i++)
-                sd_event_source_disable_unref(acceptor->listeners[i]);
-        sd_event_source_disable_unref(acceptor->retry);
-        sd_event_unref(acceptor->event);
+                listener_free(acceptor->listeners[i]);
+        timer_done(&acceptor->retry);
         free(acceptor);
         return NULL;
 }
@@ -90,34 +102,31 @@ static bool is_of_connection(int error) {
 
 static void pause_and_retry(Acceptor *acceptor) {
         acceptor_pause(acceptor);
-        (void) sd_event_source_set_time_relative(acceptor->retry, RETRY_USEC);
-        (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_ONESHOT);
+        timer_start(&acceptor->retry, loop_now(acceptor->loop) + RETRY_USEC);
 }
 
 /* How many connections to take in this turn. Finding that none is left takes longer than coming back, as accept4()
  * makes a descriptor and a socket first, and mostly just one is there. */
 static int burst_size(Acceptor *acceptor) {
-        uint64_t now = 0, last = acceptor->last_turn;
+        uint64_t now = loop_now(acceptor->loop), last = acceptor->last_turn;
 
-        (void) sd_event_now(acceptor->event, CLOCK_MONOTONIC, &now);
         acceptor->last_turn = now;
         return now < last + STORM_USEC ? BURST_MAX : 1;
 }
 
-static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
-        Acceptor *acceptor = userdata;
-        const char *name = "?";
+static void on_ready(Watch *watch, uint32_t events) {
+        const Listener *listener = CONTAINER_OF(watch, Listener, watch);
+        Acceptor *acceptor = listener->acceptor;
         int burst = burst_size(acceptor);
 
-        (void) revents;
-        (void) sd_event_source_get_description(source, &name);
+        (void) events;
         for (int i = 0; i < burst && !acceptor->paused; i++) {
                 SocketAddress remote = {};
                 socklen_t len = sizeof remote;
-                int connection = accept4(fd, &remote.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+                int connection = accept4(listener->fd, &remote.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
                 if (connection >= 0)
-                        acceptor->on_accept(acceptor->userdata, connection, &remote, name);
+                        acceptor->on_accept(acceptor->userdata, connection, &remote, listener->name);
                 else if (errno == EAGAIN)
                         break;
                 else if (!is_of_connection(errno) && !acceptor->on_error(acceptor->userdata, -errno)) {
@@ -125,59 +134,57 @@ static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *
                         break;
                 }
         }
-        return 0;
+}
+
+static int watch_listener(Listener *listener) {
+        return loop_watch(listener->acceptor->loop, &listener->watch, listener->fd, EPOLLIN, on_ready);
 }
 
 /* Serves a listening, non-blocking socket, which is the acceptor's from here on, whatever the outcome.
- * name: its FileDescriptorName=. Returns 0; -E2BIG: more sockets than anyone needs; the error of sd_event_add_io(). */
+ * name: its FileDescriptorName=. Returns 0; -E2BIG: more sockets than anyone needs; -ENOMEM; the error of
+ * epoll_ctl(). */
 int acceptor_add(Acceptor *acceptor, int fd, const char *name) {
+        _cleanup_(listener_freep) Listener *listener = NULL;
         _cleanup_close_ int owned = fd;
-        sd_event_source *source;
         int r;
 
         if (acceptor->n_listeners >= LISTENERS_MAX)
                 return -E2BIG;
-        r = sd_event_add_io(acceptor->event, &source, fd, EPOLLIN, on_listener, acceptor);
-        if (r < 0)
-                return r;
-        r = sd_event_source_set_description(source, name);
-        if (r >= 0)
-                r = sd_event_source_set_io_fd_own(source, true);
-        if (r < 0) {
-                sd_event_source_disable_unref(source);
-                return r;
+        listener = malloc(sizeof *listener);
+        if (!listener)
+                return -ENOMEM;
+        *listener = (Listener){.acceptor = acceptor, .fd = TAKE_FD(owned), .name = strdup(name)};
+        if (!listener->name)
+                return -ENOMEM;
+        if (!acceptor->paused) {
+                r = watch_listener(listener);
+                if (r < 0)
+                        return r;
         }
-        (void) TAKE_FD(owned);
-        if (acceptor->paused)
-                (void) sd_event_source_set_enabled(source, SD_EVENT_OFF);
-        acceptor->listeners[acceptor->n_listeners++] = source;
+        acceptor->listeners[acceptor->n_listeners++] = TAKE_PTR(listener);
         return 0;
-}
-
-/* Returns whether all listening sockets are as they should be. */
-static bool set_paused(Acceptor *acceptor, bool paused) {
-        bool all = true;
-
-        acceptor->paused = paused;
-        for (size_t i = 0; i < acceptor->n_listeners; i++)
-                all &= sd_event_source_set_enabled(acceptor->listeners[i], paused ? SD_EVENT_OFF : SD_EVENT_ON) >= 0;
-        return all;
 }
 
 /* Takes no more connections until acceptor_resume(), also if it would have by itself; they wait in the kernel's
  * backlog. */
 void acceptor_pause(Acceptor *acceptor) {
-        (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_OFF);
-        if (!acceptor->paused)
-                (void) set_paused(acceptor, true);
+        timer_stop(&acceptor->retry);
+        acceptor->paused = true;
+        for (size_t i = 0; i < acceptor->n_listeners; i++)
+                loop_forget(acceptor->loop, &acceptor->listeners[i]->watch, acceptor->listeners[i]->fd);
 }
 
-/* Takes connections again. */
+/* Takes connections again; without memory for that, a little later. */
 void acceptor_resume(Acceptor *acceptor) {
+        int r = 0;
+
         if (!acceptor->paused)
                 return;
-        (void) sd_event_source_set_enabled(acceptor->retry, SD_EVENT_OFF);
-        if (!set_paused(acceptor, false))
+        timer_stop(&acceptor->retry);
+        acceptor->paused = false;
+        for (size_t i = 0; i < acceptor->n_listeners && r >= 0; i++)
+                r = watch_listener(acceptor->listeners[i]);
+        if (r < 0)
                 pause_and_retry(acceptor);
 }
 
@@ -189,11 +196,8 @@ bool acceptor_is_paused(const Acceptor *acceptor) {
  * negative errno. */
 int acceptor_pass_on(const Acceptor *acceptor, PassedSockets *sockets) {
         for (size_t i = 0; i < acceptor->n_listeners; i++) {
-                const char *name = "?";
-                int r;
+                int r = passed_sockets_add_copy(sockets, acceptor->listeners[i]->fd, acceptor->listeners[i]->name);
 
-                (void) sd_event_source_get_description(acceptor->listeners[i], &name);
-                r = passed_sockets_add_copy(sockets, sd_event_source_get_io_fd(acceptor->listeners[i]), name);
                 if (r < 0)
                         return r;
         }
@@ -209,7 +213,7 @@ size_t acceptor_describe(const Acceptor *acceptor, char *buffer, size_t size) {
                 char text[ADDRESS_TEXT_MAX];
                 Address address;
 
-                if (listener_address(sd_event_source_get_io_fd(acceptor->listeners[i]), &address) < 0)
+                if (listener_address(acceptor->listeners[i]->fd, &address) < 0)
                         continue;
                 address_format(&address, text);
                 if (used + strlen(text) + 3 > size)
@@ -226,7 +230,7 @@ uint16_t acceptor_port(const Acceptor *acceptor) {
         for (size_t i = 0; i < acceptor->n_listeners; i++) {
                 Address address;
 
-                if (listener_address(sd_event_source_get_io_fd(acceptor->listeners[i]), &address) < 0 ||
+                if (listener_address(acceptor->listeners[i]->fd, &address) < 0 ||
                     address.port == 0)
                         continue;
                 if (port != 0 && port != address.port)

@@ -6,9 +6,9 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <systemd/sd-event.h>
 
 #include "address.h"
+#include "loop.h"
 #include "systemd.h"
 #include "util.h"
 
@@ -21,8 +21,7 @@ typedef void (*AcceptFunction)(void *userdata, int fd, const SocketAddress *remo
  * acceptor pauses. */
 typedef bool (*AcceptErrorFunction)(void *userdata, int error);
 
-int acceptor_new(sd_event *event, AcceptFunction on_accept, AcceptErrorFunction on_error, void *userdata,
-                 Acceptor **ret);
+int acceptor_new(Loop *loop, AcceptFunction on_accept, AcceptErrorFunction on_error, void *userdata, Acceptor **ret);
 Acceptor *acceptor_free(Acceptor *acceptor);
 DEFINE_CLEANUP(Acceptor *, acceptor_free)
 

@@ -10,8 +10,8 @@ enum { CHANNELS_MAX = 32 };
 typedef struct Channel {
         Channels *channels;
         struct Channel *next, *previous;
-        sd_event_source *io;
-        sd_event_source *deadline;
+        Watch watch;
+        Timer deadline;
         int fd;
         char *in; /* what has arrived of messages, message_max bytes at most */
         size_t in_len;
@@ -20,7 +20,7 @@ typedef struct Channel {
 } Channel;
 
 struct Channels {
-        sd_event *event;
+        Loop *loop; /* not ours */
         size_t message_max;
         uint64_t timeout;
         ChannelFunction on_message;
@@ -41,8 +41,8 @@ static void channel_free(Channel *channel) {
         else
                 channels->oldest = channel->next;
         channels->count--;
-        sd_event_source_disable_unref(channel->io);
-        sd_event_source_disable_unref(channel->deadline);
+        loop_forget(channels->loop, &channel->watch, channel->fd);
+        timer_done(&channel->deadline);
         safe_close(channel->fd);
         free(channel->in);
         free(channel->out);
@@ -50,14 +50,14 @@ static void channel_free(Channel *channel) {
 }
 
 /* message_max: bytes of a message; timeout: µs of a connection's life. *ret is the caller's. Returns 0 or -ENOMEM. */
-int channels_new(sd_event *event, size_t message_max, uint64_t timeout, ChannelFunction on_message, void *userdata,
+int channels_new(Loop *loop, size_t message_max, uint64_t timeout, ChannelFunction on_message, void *userdata,
                  Channels **ret) {
         Channels *channels = malloc(sizeof *channels);
 
         if (!channels)
                 return -ENOMEM;
         *channels = (Channels){
-                .event = sd_event_ref(event),
+                .loop = loop,
                 .message_max = message_max,
                 .timeout = timeout,
                 .on_message = on_message,
@@ -73,7 +73,6 @@ Channels *channels_free(Channels *channels) {
                 return NULL;
         while (channels->oldest)
                 channel_free(channels->oldest);
-        sd_event_unref(channels->event);
         free(channels);
         return NULL;
 }
@@ -131,6 +130,12 @@ static int receive(Channel *channel) {
         return 0;
 }
 
+static void on_ready(Watch *watch, uint32_t events);
+
+static int wait_for(Channel *channel, uint32_t events) {
+        return loop_watch(channel->channels->loop, &channel->watch, channel->fd, events, on_ready);
+}
+
 /* Answers what can be answered now, one reply after the other: no message is looked at before the reply to the one
  * before is sent. Returns 0, or a negative errno: close the connection. */
 static int go_on(Channel *channel) {
@@ -138,49 +143,42 @@ static int go_on(Channel *channel) {
                 int r = send_reply(channel);
 
                 if (r > 0)
-                        return sd_event_source_set_io_events(channel->io, EPOLLOUT);
+                        return wait_for(channel, EPOLLOUT);
                 if (r == 0)
                         r = handle_message(channel);
                 if (r > 0)
-                        return sd_event_source_set_io_events(channel->io, EPOLLIN);
+                        return wait_for(channel, EPOLLIN);
                 if (r < 0)
                         return r;
         }
 }
 
-static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
-        Channel *channel = userdata;
+static void on_ready(Watch *watch, uint32_t events) {
+        Channel *channel = CONTAINER_OF(watch, Channel, watch);
         int r = 0;
 
-        (void) source;
-        (void) fd;
         if (!channel->out)
                 r = receive(channel);
-        else if (revents & (EPOLLERR | EPOLLHUP))
+        else if (events & (EPOLLERR | EPOLLHUP))
                 r = -ECONNRESET;
         if (r >= 0)
                 r = go_on(channel);
         if (r < 0)
                 channel_free(channel);
-        return 0;
 }
 
-static int on_deadline(sd_event_source *source, uint64_t usec, void *userdata) {
-        (void) source;
-        (void) usec;
+static void on_deadline(void *userdata) {
         channel_free(userdata);
-        return 0;
 }
 
-static int add_sources(Channel *channel) {
+static int start(Channel *channel) {
         Channels *channels = channel->channels;
-        int r;
+        int r = loop_add_timer(channels->loop, 0, on_deadline, channel, &channel->deadline);
 
-        r = sd_event_add_io(channels->event, &channel->io, channel->fd, EPOLLIN, on_io, channel);
         if (r < 0)
                 return r;
-        return sd_event_add_time_relative(channels->event, &channel->deadline, CLOCK_MONOTONIC, channels->timeout, 0,
-                                          on_deadline, channel);
+        timer_start(&channel->deadline, loop_now(channels->loop) + channels->timeout);
+        return wait_for(channel, EPOLLIN);
 }
 
 /* Serves a connection, which is the channels' from here on. When there are too many the oldest gives way. */
@@ -205,7 +203,7 @@ void channels_add(Channels *channels, int fd) {
                 channels->oldest = channel;
         channels->newest = channel;
         channels->count++;
-        if (add_sources(channel) < 0)
+        if (start(channel) < 0)
                 channel_free(channel);
 }
 

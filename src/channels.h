@@ -7,8 +7,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <systemd/sd-event.h>
 
+#include "loop.h"
 #include "util.h"
 
 typedef struct Channels Channels;
@@ -18,7 +18,7 @@ typedef struct Channels Channels;
 typedef int (*ChannelFunction)(void *userdata, const char *message, size_t n, char **ret, size_t *ret_n,
                                bool *ret_go_on);
 
-int channels_new(sd_event *event, size_t message_max, uint64_t timeout, ChannelFunction on_message, void *userdata,
+int channels_new(Loop *loop, size_t message_max, uint64_t timeout, ChannelFunction on_message, void *userdata,
                  Channels **ret);
 Channels *channels_free(Channels *channels);
 DEFINE_CLEANUP(Channels *, channels_free)

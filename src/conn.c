@@ -45,7 +45,7 @@ static void reset_at_end(const Conn *conn) {
         (void) setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }
 
-/* Closes the connection, which no poller watches any more, and frees it. Always returns NULL. */
+/* Closes the connection, which is not watched any more, and frees it. Always returns NULL. */
 Conn *conn_free(Conn *conn) {
         if (!conn)
                 return NULL;

@@ -10,6 +10,7 @@
 
 #include "frame.h"
 #include "listing.h"
+#include "loop.h"
 #include "peer.h"
 #include "registry.h"
 #include "util.h"
@@ -30,7 +31,7 @@ struct Conn {
         Peer peer;
         Node *node;            /* the name that it holds, or NULL */
         void *owner;
-        bool watched;          /* by the owner's poller, which sets it */
+        Watch watch;           /* by the owner */
         Conn *earlier, *later; /* of the owner's queue of deadlines; unused while registered */
         uint64_t deadline;     /* monotonic, µs */
         Frame frame;

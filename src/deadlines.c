@@ -4,40 +4,25 @@
 /* How late a connection may be closed; leaves the kernel room to wake up once for many. */
 #define ACCURACY_USEC (250 * USEC_PER_MSEC)
 
-static void arm(Deadlines *deadlines) {
-        (void) sd_event_source_set_time(deadlines->timer, deadlines->first->deadline);
-        (void) sd_event_source_set_enabled(deadlines->timer, SD_EVENT_ONESHOT);
-        deadlines->armed = true;
-}
-
-static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+static void on_timer(void *userdata) {
         Deadlines *deadlines = userdata;
-        uint64_t now = usec;
+        uint64_t now = loop_now(deadlines->loop);
 
-        deadlines->armed = false;
-        (void) sd_event_now(sd_event_source_get_event(source), CLOCK_MONOTONIC, &now);
         while (deadlines->first && deadlines->first->deadline <= now)
                 deadlines->on_expired(deadlines->first);
         if (deadlines->first)
-                arm(deadlines);
-        return 0;
+                timer_start(&deadlines->timer, deadlines->first->deadline);
 }
 
 /* Prepares an empty queue; on_expired is called with each connection whose time is over.
  * Returns 0 or a negative errno; deadlines_done() is right in both cases. */
-int deadlines_init(Deadlines *deadlines, sd_event *event, void (*on_expired)(Conn *conn)) {
-        int r;
-
-        *deadlines = (Deadlines){.on_expired = on_expired};
-        r = sd_event_add_time(
-                event, &deadlines->timer, CLOCK_MONOTONIC, UINT64_MAX, ACCURACY_USEC, on_timer, deadlines);
-        if (r < 0)
-                return r;
-        return sd_event_source_set_enabled(deadlines->timer, SD_EVENT_OFF);
+int deadlines_init(Deadlines *deadlines, Loop *loop, void (*on_expired)(Conn *conn)) {
+        *deadlines = (Deadlines){.loop = loop, .on_expired = on_expired};
+        return loop_add_timer(loop, ACCURACY_USEC, on_timer, deadlines, &deadlines->timer);
 }
 
 void deadlines_done(Deadlines *deadlines) {
-        deadlines->timer = sd_event_source_disable_unref(deadlines->timer);
+        timer_done(&deadlines->timer);
 }
 
 bool deadlines_has(const Deadlines *deadlines, const Conn *conn) {
@@ -55,8 +40,8 @@ void deadlines_add(Deadlines *deadlines, Conn *conn) {
                 deadlines->first = conn;
         deadlines->last = conn;
         deadlines->count++;
-        if (!deadlines->armed)
-                arm(deadlines);
+        if (!deadlines->timer.running)
+                timer_start(&deadlines->timer, deadlines->first->deadline);
 }
 
 /* Takes a connection out, if it is in. */

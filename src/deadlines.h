@@ -5,20 +5,20 @@
  * queue is in order by itself, and one timer serves it. */
 
 #include <stdbool.h>
-#include <systemd/sd-event.h>
 
 #include "conn.h"
+#include "loop.h"
 
 typedef struct Deadlines {
         Conn *first; /* the next to expire */
         Conn *last;
         size_t count;
-        sd_event_source *timer;
-        bool armed; /* the timer, for the first or for one that was before it */
+        Loop *loop;  /* not ours */
+        Timer timer; /* runs for the first, or for one that was before it */
         void (*on_expired)(Conn *conn); /* must take the connection out */
 } Deadlines;
 
-int deadlines_init(Deadlines *deadlines, sd_event *event, void (*on_expired)(Conn *conn));
+int deadlines_init(Deadlines *deadlines, Loop *loop, void (*on_expired)(Conn *conn));
 void deadlines_done(Deadlines *deadlines);
 void deadlines_add(Deadlines *deadlines, Conn *conn);
 void deadlines_remove(Deadlines *deadlines, Conn *conn);

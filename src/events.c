@@ -50,6 +50,8 @@ struct Events {
         RateLimit limit_lines;
         RateLimit left_lines;
         RateLimit kept_lines;
+        unsigned unkept;           /* nodes of which it is not told yet that they would be lost in a restart */
+        const char *unkept_reason; /* of the last of them */
         RateLimit killed_lines;
 };
 
@@ -88,16 +90,35 @@ static void say_held_back(const Events *events, unsigned held) {
                           held == 1 ? "message was" : "messages were");
 }
 
-/* Tells how many messages were held back, if there are any, once in a second. Returns whether it has to be called again
- * later, as there are more. */
-bool events_tell_held_back(Events *events, uint64_t now) {
-        if (!events->ending)
-                say_held_back(events, ratelimit_tell(&events->lines, now));
-        return events->lines.held > 0;
-}
-
 static bool has_room(const Events *events, const RateLimit *limit, uint64_t now) {
         return !events->ending && ratelimit_has_room(limit, now) && ratelimit_has_room(&events->lines, now);
+}
+
+static bool may_log_rarely(Events *events, RateLimit *limit, uint64_t now) {
+        if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
+                return true;
+        return has_room(events, limit, now) && ratelimit_pass(limit, now) && ratelimit_pass(&events->lines, now);
+}
+
+/* Nobody could guess this one from others, so it is said as soon as there is room for it. */
+static void tell_not_kept(Events *events, uint64_t now) {
+        const LogFields fields = {.message_id = ID_NOT_KEPT, .reason = events->unkept_reason};
+
+        if (events->unkept == 0 || !may_log_rarely(events, &events->kept_lines, now))
+                return;
+        log_event(events->log, LOG_WARNING, &fields,
+                  "Some nodes will have to register again when epmd restarts, there is no room to keep them: %s",
+                  events->unkept_reason);
+        events->unkept = 0;
+}
+
+/* Tells what could not be told when it happened: how many messages were held back, once in a second, and what must not
+ * be. Returns whether it has to be called again later, as there is more. */
+bool events_tell_held_back(Events *events, uint64_t now) {
+        tell_not_kept(events, now);
+        if (!events->ending)
+                say_held_back(events, ratelimit_tell(&events->lines, now));
+        return events->lines.held > 0 || events->unkept > 0;
 }
 
 /* Whether there may be one more message; else it is counted. kind: a limit that only some have; NULL: none. */
@@ -109,12 +130,6 @@ static bool may_log(Events *events, RateLimit *kind, uint64_t now) {
                 return ratelimit_pass(&events->storm_lines, now) && ratelimit_pass(&events->lines, now);
         events->lines.held++;
         return false;
-}
-
-static bool may_log_rarely(Events *events, RateLimit *limit, uint64_t now) {
-        if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
-                return true;
-        return has_room(events, limit, now) && ratelimit_pass(limit, now) && ratelimit_pass(&events->lines, now);
 }
 
 /* " of rabbitmq-server.service (uid 110)", or nothing. */
@@ -146,8 +161,9 @@ void events_started(Events *events, uint64_t now, size_t n_listeners, const char
                   n_listeners == 1 ? "socket" : "sockets", listeners);
 }
 
-void events_restored(Events *events, const StoreReport *report) {
-        const LogFields dropped = {.message_id = ID_STATE_DROPPED}, restored = {.message_id = ID_RESTORED};
+/* What was found and cannot be used; also of a take-over that another process has to finish. */
+void events_dropped(Events *events, const StoreReport *report) {
+        const LogFields dropped = {.message_id = ID_STATE_DROPPED};
 
         if (report->foreign)
                 log_event(events->log, LOG_WARNING, &dropped,
@@ -158,6 +174,15 @@ void events_restored(Events *events, const StoreReport *report) {
                           "Of the state that the former epmd has left, %zu damaged records and %zu connections that do "
                           "not belong to their record were dropped",
                           report->damaged, report->mismatched);
+        if (report->lost > 0)
+                log_event(events->log, LOG_WARNING, &dropped,
+                          "%zu %s of the former epmd had not been kept and will have to register again", report->lost,
+                          report->lost == 1 ? "node" : "nodes");
+}
+
+void events_restored(Events *events, const StoreReport *report) {
+        const LogFields restored = {.message_id = ID_RESTORED};
+
         if (report->restored > 0 || report->released > 0)
                 log_event(events->log, LOG_INFO, &restored, "Restored %zu %s; %zu more %s ended meanwhile",
                           report->restored, report->restored == 1 ? "node" : "nodes", report->released,
@@ -292,14 +317,11 @@ void events_refused(Events *events, uint64_t now, const Response *response, cons
                   address_format(peer, text), owner_text(owner, asks), fields.reason, conflict);
 }
 
-/* A node is registered, but would be lost in a restart. */
+/* A node is registered, but would be lost in a restart. reason: a text that stays. */
 void events_not_kept(Events *events, uint64_t now, const char *reason) {
-        const LogFields fields = {.message_id = ID_NOT_KEPT, .reason = reason};
-
-        if (may_log_rarely(events, &events->kept_lines, now))
-                log_event(events->log, LOG_WARNING, &fields,
-                          "Some nodes will have to register again when epmd restarts, there is no room to keep them: %s",
-                          reason);
+        events->unkept++;
+        events->unkept_reason = reason;
+        tell_not_kept(events, now);
 }
 
 /* ---- Peers and limits ---- */

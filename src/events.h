@@ -25,6 +25,7 @@ bool events_tell_held_back(Events *events, uint64_t now);
 
 /* The daemon. */
 void events_started(Events *events, uint64_t now, size_t n_listeners, const char *listeners);
+void events_dropped(Events *events, const StoreReport *report);
 void events_restored(Events *events, const StoreReport *report);
 void events_idle(Events *events, uint64_t idle_timeout);
 void events_killed(Events *events, uint64_t now, const Address *peer);

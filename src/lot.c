@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "lot.h"
 
+#include <poll.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -36,22 +37,28 @@ void lot_done(Lot *lot) {
         *lot = LOT_NONE;
 }
 
-static int check_end(int fd) {
+/* Whether a descriptor from elsewhere is an end of a lot, and the other end is still there. Returns 0; -ENOTSOCK: it is
+ * not; another negative errno: nobody knows. */
+int lot_check_end(int fd) {
+        struct pollfd end = {.fd = fd};
         int type = 0, domain = 0;
         socklen_t len = sizeof type;
 
         if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 ||
             getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0)
                 return errno == EBADF ? -ENOTSOCK : -errno;
-        return type == SOCK_SEQPACKET && domain == AF_UNIX ? 0 : -ENOTSOCK;
+        if (type != SOCK_SEQPACKET || domain != AF_UNIX)
+                return -ENOTSOCK;
+        if (poll(&end, 1, 0) < 0)
+                return -errno;
+        return end.revents & POLLHUP ? -ENOTSOCK : 0;
 }
 
-/* Whether descriptors from elsewhere are the ends of a lot. Returns 0; -ENOTSOCK: they are not, or are missing; another
- * negative errno: nobody knows. */
+/* The same for both ends. */
 int lot_check(const Lot *lot) {
-        int r = check_end(lot->in);
+        int r = lot_check_end(lot->in);
 
-        return r < 0 ? r : check_end(lot->out);
+        return r < 0 ? r : lot_check_end(lot->out);
 }
 
 /* Parks up to LOT_BATCH_MAX connections in one message. They are safe from the moment at which this returns 0.

@@ -44,6 +44,7 @@ typedef struct LotMessage {
 
 int lot_new(Lot *ret);
 void lot_done(Lot *lot);
+int lot_check_end(int fd);
 int lot_check(const Lot *lot);
 
 int lot_park(Lot *lot, const LotTag *tags, const int *fds, size_t n);

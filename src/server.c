@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <systemd/sd-event.h>
 #include <time.h>
 
 #include "acceptor.h"
@@ -15,8 +14,8 @@
 #include "conn.h"
 #include "deadlines.h"
 #include "events.h"
+#include "loop.h"
 #include "notifier.h"
-#include "poller.h"
 #include "systemd.h"
 #include "tally.h"
 #include "varlink.h"
@@ -43,12 +42,11 @@ struct Server {
         Stats stats;
         uint64_t started; /* realtime */
 
-        sd_event *event;
+        Loop *loop;
         Acceptor *acceptor;
         Allow local_only; /* for sockets whose name says so, as the next two */
         Allow private_only;
         Allow anyone;
-        Poller poller;
         Deadlines waiting[2]; /* connections that are not registered, of peers elsewhere and of this host */
         Tally *per_address; /* those of them that are not of this host */
         size_t n_conns;     /* all of them */
@@ -58,29 +56,27 @@ struct Server {
         size_t next_unsent;
 
         Notifier notifier;
-        sd_event_source *idle_timer;
-        uint64_t active_time;    /* when something was last done for a peer */
-        sd_event_source *end_timer;    /* armed: the daemon has been told to end */
-        sd_event_source *reload_timer; /* armed: a new program is to take over when the requests under way are done */
+        Timer idle_timer;
+        uint64_t active_time; /* when something was last done for a peer */
+        Timer end_timer;      /* runs: the daemon has been told to end */
+        Timer reload_timer;   /* runs: a new program is to take over when the requests under way are done */
         uint64_t reload_deadline;
 
         uint8_t scratch[PROTO_PACKET_MAX];
 };
 
 static void receive(Server *server, Conn *conn);
+static void on_conn(Watch *watch, uint32_t events);
 
 static uint64_t now_usec(const Server *server) {
-        uint64_t now = 0;
-
-        (void) sd_event_now(server->event, CLOCK_MONOTONIC, &now);
-        return now;
+        return loop_now(server->loop);
 }
 
-static uint64_t now_realtime(const Server *server) {
-        uint64_t now = 0;
+static uint64_t now_realtime(void) {
+        struct timespec t;
 
-        (void) sd_event_now(server->event, CLOCK_REALTIME, &now);
-        return now;
+        (void) clock_gettime(CLOCK_REALTIME, &t);
+        return (uint64_t) t.tv_sec * USEC_PER_SEC + (uint64_t) t.tv_nsec / 1000;
 }
 
 /* ---- What the service manager is told ---- */
@@ -97,64 +93,49 @@ static bool on_status(void *userdata, char *text, size_t size) {
 /* ---- Idle exit ---- */
 
 /* A request that was served without waiting leaves no trace but active_time, so the timer asks again. */
-static int on_idle_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+static void on_idle_timer(void *userdata) {
         Server *server = userdata;
         uint64_t due = server->active_time + server->config.idle_timeout;
 
-        (void) usec;
         if (server->n_conns + channels_count(server->channels) > 0)
                 due = now_usec(server) + server->config.idle_timeout;
         if (due <= now_usec(server)) {
                 events_idle(server->events, server->config.idle_timeout);
-                return sd_event_exit(server->event, SERVER_END_IDLE);
-        }
-        (void) sd_event_source_set_time(source, due);
-        return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+                loop_end(server->loop, SERVER_END_IDLE);
+        } else
+                timer_start(&server->idle_timer, due);
 }
 
 /* ---- A new program ---- */
 
-static bool is_reloading(const Server *server) {
-        int enabled = SD_EVENT_OFF;
-
-        if (server->reload_timer)
-                (void) sd_event_source_get_enabled(server->reload_timer, &enabled);
-        return enabled != SD_EVENT_OFF;
-}
-
-static int on_reload_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+static void on_reload_timer(void *userdata) {
         Server *server = userdata;
         int r;
 
-        (void) usec;
         if (server->waiting[0].count + server->waiting[1].count > 0 && now_usec(server) < server->reload_deadline) {
-                (void) sd_event_source_set_time_relative(source, 10 * USEC_PER_MSEC);
-                return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+                timer_start(&server->reload_timer, now_usec(server) + 10 * USEC_PER_MSEC);
+                return;
         }
         r = server->config.reload(server->config.reload_userdata);
         (void) log_failure(server->log, r, "Failed to start the new program, going on with this one");
         acceptor_resume(server->acceptor);
         notifier_ready(&server->notifier);
-        return 0;
 }
 
 /* SIGHUP: lets the requests under way come to their end, for a while, then has the new program take over. */
-static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *info, void *userdata) {
+static void on_hangup(void *userdata) {
         Server *server = userdata;
 
-        (void) source;
-        (void) info;
-        if (is_reloading(server))
-                return 0;
+        if (server->reload_timer.running)
+                return;
         if (!server->store || !server->config.reload) {
                 events_reload_impossible(server->events);
-                return 0;
+                return;
         }
         (void) systemd_notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(server));
         acceptor_pause(server->acceptor);
         server->reload_deadline = now_usec(server) + RELOAD_GRACE_MSEC * USEC_PER_MSEC;
-        (void) sd_event_source_set_time(server->reload_timer, now_usec(server));
-        return sd_event_source_set_enabled(server->reload_timer, SD_EVENT_ONESHOT);
+        timer_start(&server->reload_timer, now_usec(server));
 }
 
 static void say_limit(Server *server, const char *what) {
@@ -226,15 +207,15 @@ static void unregister(Server *server, Conn *conn, const char *why) {
 
 static void end_conn(Server *server, Conn *conn, const char *why) {
         events_debug(server->events, VERBOSITY_PACKETS, &conn->peer.address, why);
-        if (conn->watched)
+        if (watch_is_on(&conn->watch))
                 notifier_changed(&server->notifier);
-        poller_forget(&server->poller, conn);
+        loop_forget(server->loop, &conn->watch, conn->fd);
         if (conn->node)
                 unregister(server, conn, why);
         stop_waiting(server, conn);
         conn_free(conn);
         server->n_conns--;
-        if (acceptor_is_paused(server->acceptor) && !is_reloading(server))
+        if (acceptor_is_paused(server->acceptor) && !server->reload_timer.running)
                 acceptor_resume(server->acceptor);
         if (server->limit_said && server->n_conns < server->config.connections_max / 4 * 3)
                 server->limit_said = !events_limit_left(server->events, now_usec(server), server->n_conns);
@@ -250,14 +231,15 @@ static void on_expired(Conn *conn) {
 
 /* ---- Waiting for more of a connection ---- */
 
-/* Leaves the connection to the event loop until one of the events.
+/* Leaves the connection to the loop until one of the events. Edge-triggered, so that many that become ready together are
+ * cheap; whoever handles an event reads or writes until nothing is left.
  * Returns 0, or a negative errno: the connection cannot be kept. */
 static int wait_for(Server *server, Conn *conn, uint32_t events) {
         int r;
 
-        if (!conn->watched)
+        if (!watch_is_on(&conn->watch))
                 notifier_changed(&server->notifier);
-        r = poller_watch(&server->poller, conn, events);
+        r = loop_watch(server->loop, &conn->watch, conn->fd, events | EPOLLET | EPOLLRDHUP, on_conn);
         if (r < 0) {
                 say_limit(server, "A connection could not be waited for and was closed");
                 return r;
@@ -396,7 +378,7 @@ static int find_port(Conn *conn, uint8_t tag) {
 /* Asks the service. What a node has counts only while it lives: one that restarts can be here before the end of its
  * former connection was read. */
 static int ask_service(Server *server, Conn *conn, const Holder *holder, const uint8_t *body, size_t n, Response *ret) {
-        uint64_t now = now_realtime(server);
+        uint64_t now = body[0] == TAG_ALIVE2_REQ ? now_realtime() : 0;
         int r = service_handle(server->service, &conn->peer, body, n, holder, now, ret);
 
         if (r < 0 || ret->verdict != VERDICT_REFUSED || !ret->node || !conn_is_gone(holder_of(ret->node)))
@@ -414,15 +396,13 @@ static void end_nodes(Server *server, const char *why) {
 }
 
 /* What has registered since came after the request, and stays. */
-static int on_end_timer(sd_event_source *source, uint64_t usec, void *userdata) {
+static void on_end_timer(void *userdata) {
         Server *server = userdata;
 
-        (void) source;
-        (void) usec;
         if (registry_count(server->registry) == 0)
-                return sd_event_exit(server->event, SERVER_END_KILLED);
-        events_spared(server->events);
-        return 0;
+                loop_end(server->loop, SERVER_END_KILLED);
+        else
+                events_spared(server->events);
 }
 
 /* KILL_REQ. Where every connection starts the daemon anew, starts and ends of it are what anybody of this host could
@@ -432,15 +412,12 @@ static int on_end_timer(sd_event_source *source, uint64_t usec, void *userdata) 
  * them. */
 static void end_by_request(Server *server, const Conn *conn) {
         uint64_t now = now_usec(server);
-        int enabled = SD_EVENT_OFF;
 
         end_nodes(server, "epmd was told to end");
-        (void) sd_event_source_get_enabled(server->end_timer, &enabled);
-        if (enabled != SD_EVENT_OFF)
+        if (server->end_timer.running)
                 return;
         events_killed(server->events, now, &conn->peer.address);
-        (void) sd_event_source_set_time(server->end_timer, now + server->config.end_delay);
-        (void) sd_event_source_set_enabled(server->end_timer, SD_EVENT_ONESHOT);
+        timer_start(&server->end_timer, now + server->config.end_delay);
 }
 
 static void delay(unsigned seconds) {
@@ -572,9 +549,11 @@ static void listen_for_end(Server *server, Conn *conn) {
                                                   : "connection reset");
 }
 
-static void on_conn(Conn *conn) {
+static void on_conn(Watch *watch, uint32_t events) {
+        Conn *conn = CONTAINER_OF(watch, Conn, watch);
         Server *server = conn->owner;
 
+        (void) events;
         server->active_time = now_usec(server);
         switch (conn->state) {
         case CONN_RECEIVING:
@@ -680,27 +659,6 @@ static void on_accept(void *userdata, int fd, const SocketAddress *remote, const
 
 /* ---- The whole ---- */
 
-static int add_timer(Server *server, sd_event_time_handler_t handler, sd_event_source **ret) {
-        int r = sd_event_add_time(
-                server->event, ret, CLOCK_MONOTONIC, UINT64_MAX, 100 * USEC_PER_MSEC, handler, server);
-
-        return r < 0 ? r : sd_event_source_set_enabled(*ret, SD_EVENT_OFF);
-}
-
-static int add_signals(Server *server) {
-        sigset_t hangup;
-        int r;
-
-        r = sd_event_set_signal_exit(server->event, true);
-        if (r < 0)
-                return r;
-        (void) sigemptyset(&hangup);
-        (void) sigaddset(&hangup, SIGHUP);
-        if (sigprocmask(SIG_BLOCK, &hangup, NULL) < 0)
-                return -errno;
-        return sd_event_add_signal(server->event, NULL, SIGHUP, on_hangup, server);
-}
-
 static int add_rules(Server *server) {
         const char *bad;
         size_t len;
@@ -740,38 +698,34 @@ static int add_varlink(Server *server) {
 
         if (r < 0)
                 return r;
-        return channels_new(server->event, VARLINK_REQUEST_MAX, server->config.packet_timeout, on_message, server,
+        return channels_new(server->loop, VARLINK_REQUEST_MAX, server->config.packet_timeout, on_message, server,
                             &server->channels);
 }
 
 static int add_sources(Server *server) {
         int r;
 
-        /* Not the thread's default loop: that one asks for the thread's id at every turn. */
-        r = sd_event_new(&server->event);
-        if (r >= 0)
-                r = poller_init(&server->poller, server->event, on_conn);
+        r = loop_new(&server->loop);
         for (size_t i = 0; i < ARRAY_SIZE(server->waiting) && r >= 0; i++)
-                r = deadlines_init(&server->waiting[i], server->event, on_expired);
+                r = deadlines_init(&server->waiting[i], server->loop, on_expired);
         if (r >= 0)
-                r = acceptor_new(server->event, on_accept, on_accept_error, server, &server->acceptor);
+                r = acceptor_new(server->loop, on_accept, on_accept_error, server, &server->acceptor);
         if (r >= 0)
-                r = add_timer(server, on_idle_timer, &server->idle_timer);
-        if (r >= 0)
-                r = add_timer(server, on_end_timer, &server->end_timer);
-        if (r >= 0)
-                r = add_timer(server, on_reload_timer, &server->reload_timer);
+                r = loop_add_timer(server->loop, server->config.idle_timeout / 10 + 1, on_idle_timer, server,
+                                   &server->idle_timer);
         /* Somebody waits meanwhile: for the end, or to be served by the new program. */
         if (r >= 0)
-                r = sd_event_source_set_time_accuracy(server->end_timer, USEC_PER_MSEC);
+                r = loop_add_timer(server->loop, USEC_PER_MSEC, on_end_timer, server, &server->end_timer);
         if (r >= 0)
-                r = sd_event_source_set_time_accuracy(server->reload_timer, USEC_PER_MSEC);
+                r = loop_add_timer(server->loop, USEC_PER_MSEC, on_reload_timer, server, &server->reload_timer);
         if (r >= 0)
                 r = add_varlink(server);
         if (r >= 0)
-                r = add_signals(server);
+                r = loop_end_on_signals(server->loop);
         if (r >= 0)
-                r = notifier_init(&server->notifier, server->event, on_status, server);
+                r = loop_on_hangup(server->loop, on_hangup, server);
+        if (r >= 0)
+                r = notifier_init(&server->notifier, server->loop, on_status, server);
         return r;
 }
 
@@ -783,7 +737,6 @@ int server_new(const ServerConfig *config, const ServerParts *parts, Server **re
 
         if (!server)
                 return -ENOMEM;
-        server->poller.epoll = -1;
         server->config = *config;
         server->registry = parts->registry;
         server->service = parts->service;
@@ -825,7 +778,6 @@ Server *server_free(Server *server) {
         acceptor_free(server->acceptor);
         channels_free(server->channels);
         varlink_free(server->varlink);
-        poller_done(&server->poller);
         for (size_t i = 0; i < ARRAY_SIZE(server->waiting); i++)
                 deadlines_done(&server->waiting[i]);
         tally_free(server->per_address);
@@ -834,10 +786,10 @@ Server *server_free(Server *server) {
         allow_done(&server->private_only);
         allow_done(&server->anyone);
         notifier_done(&server->notifier);
-        sd_event_source_disable_unref(server->idle_timer);
-        sd_event_source_disable_unref(server->end_timer);
-        sd_event_source_disable_unref(server->reload_timer);
-        sd_event_unref(server->event);
+        timer_done(&server->idle_timer);
+        timer_done(&server->end_timer);
+        timer_done(&server->reload_timer);
+        loop_free(server->loop);
         free(server);
         return NULL;
 }
@@ -921,7 +873,7 @@ static int on_record(void *userdata, uint32_t slot, const TableRecord *record, i
 static void end_those_gone(Server *server, StoreReport *report) {
         size_t all = registry_count(server->registry);
 
-        while (sd_event_get_state(server->event) == SD_EVENT_INITIAL && sd_event_run(server->event, 0) > 0)
+        while (!loop_has_ended(server->loop) && loop_turn(server->loop, 0) > 0)
                 ;
         report->restored = registry_count(server->registry);
         report->released += all - report->restored;
@@ -932,6 +884,7 @@ static void end_those_gone(Server *server, StoreReport *report) {
 int server_restore(Server *server, StoreReport *report) {
         int r = store_restore(server->store, on_record, server, report);
 
+        events_dropped(server->events, report);
         if (is_passing_error(r))
                 return r;
         end_those_gone(server, report);
@@ -957,24 +910,14 @@ int server_run(Server *server, ServerEnd *ret) {
         char listeners[LISTENERS_TEXT_MAX];
         int r;
 
-        server->started = now_realtime(server);
+        server->started = now_realtime();
         events_started(server->events, now_usec(server),
                        acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
         notifier_ready(&server->notifier);
-        if (server->config.idle_timeout > 0) {
-                r = sd_event_source_set_time_accuracy(server->idle_timer, server->config.idle_timeout / 10 + 1);
-                if (r < 0)
-                        return r;
-                r = sd_event_source_set_time_relative(server->idle_timer, server->config.idle_timeout);
-                if (r < 0)
-                        return r;
-                r = sd_event_source_set_enabled(server->idle_timer, SD_EVENT_ONESHOT);
-                if (r < 0)
-                        return r;
-        }
-        /* A signal may have come during the take-over. */
-        r = sd_event_get_state(server->event) == SD_EVENT_INITIAL ? sd_event_loop(server->event)
-                                                                  : SERVER_END_SIGNAL;
+        if (server->config.idle_timeout > 0)
+                timer_start(&server->idle_timer, now_usec(server) + server->config.idle_timeout);
+        /* A signal may have come during the take-over, and have ended the loop. */
+        r = loop_run(server->loop);
         if (r < 0)
                 return r;
         (void) systemd_notify("STOPPING=1\nSTATUS=Ending");

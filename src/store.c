@@ -178,11 +178,31 @@ static int map_table(Store *store, StoreReport *report) {
 
 /* ---- The lots ---- */
 
+/* Takes what was passed under a name. A process that could not store all four ends may have left some of which the other
+ * end has gone, and the service manager not have heard that the next one does not want them. */
 static int take_named(PassedSockets *sockets, const char *name) {
-        for (size_t i = 0; i < sockets->n; i++)
-                if (sockets->items[i].name && strcmp(sockets->items[i].name, name) == 0)
-                        return TAKE_FD(sockets->items[i].fd);
-        return -1;
+        int fd = -1;
+
+        for (size_t i = 0; i < sockets->n; i++) {
+                if (!sockets->items[i].name || strcmp(sockets->items[i].name, name) != 0)
+                        continue;
+                if (lot_check_end(fd) == -ENOTSOCK) {
+                        safe_close(fd);
+                        fd = TAKE_FD(sockets->items[i].fd);
+                } else
+                        sockets->items[i].fd = safe_close(sockets->items[i].fd);
+        }
+        return fd;
+}
+
+/* Puts a descriptor back to where it was taken from; one from elsewhere is closed. */
+static void give_back(PassedSockets *sockets, const char *name, int fd) {
+        for (size_t i = 0; i < sockets->n && fd >= 0; i++)
+                if (sockets->items[i].name && strcmp(sockets->items[i].name, name) == 0) {
+                        sockets->items[i].fd = fd;
+                        return;
+                }
+        safe_close(fd);
 }
 
 /* Takes a lot over from an earlier process, or makes a new one and gives its ends to the service manager. Nothing is
@@ -396,10 +416,24 @@ static void park_anew(Store *store) {
 
 /* ---- Opening and restoring ---- */
 
+static int open_all(Store *store, const char *directory, PassedSockets *sockets, size_t records_max,
+                    StoreReport *report) {
+        int r;
+
+        r = open_table_file(directory, &store->table_fd, &store->table_size);
+        if (r < 0)
+                return r;
+        store->memory_max = largest_table(store->table_fd, store->table_size, records_max);
+        r = map_table(store, report);
+        for (int i = 0; i < LOTS && r >= 0; i++)
+                r = open_lot(sockets, i, &store->lots[i]);
+        return r;
+}
+
 /* Opens what an earlier process has left, or begins anew.
  *
  * directory: the runtime directory; sockets: what the service manager passed, the ends of the lots are taken out of
- * it; records_max: of registered and of remembered names together; in_flight_max: descriptors that the kernel lets
+ * it, unless this fails; records_max: of registered and of remembered names together; in_flight_max: descriptors that the kernel lets
  * this user have in flight (RLIMIT_NOFILE). *ret is the caller's; report tells what was found.
  * Returns 0; -EBUSY: another process has the directory; other negative errno. */
 int store_new(const char *directory, PassedSockets *sockets, size_t records_max, size_t in_flight_max,
@@ -414,17 +448,13 @@ int store_new(const char *directory, PassedSockets *sockets, size_t records_max,
         for (int i = 0; i < LOTS; i++)
                 store->lots[i] = LOT_NONE;
         *report = (StoreReport){};
-        r = open_table_file(directory, &store->table_fd, &store->table_size);
-        if (r < 0)
+        r = open_all(store, directory, sockets, records_max, report);
+        if (r < 0) {
+                for (int i = 0; i < LOTS; i++) {
+                        give_back(sockets, end_names[i][0], TAKE_FD(store->lots[i].in));
+                        give_back(sockets, end_names[i][1], TAKE_FD(store->lots[i].out));
+                }
                 return r;
-        store->memory_max = largest_table(store->table_fd, store->table_size, records_max);
-        r = map_table(store, report);
-        if (r < 0)
-                return r;
-        for (int i = 0; i < LOTS; i++) {
-                r = open_lot(sockets, i, &store->lots[i]);
-                if (r < 0)
-                        return r;
         }
         limit_singles(store);
         make_room(store);
@@ -432,15 +462,35 @@ int store_new(const char *directory, PassedSockets *sockets, size_t records_max,
         return 0;
 }
 
-/* For a process that cannot use a store: closes what an earlier one has parked, so that the nodes notice and register
- * again. */
-void store_abandon(PassedSockets *sockets) {
-        for (int i = 0; i < LOTS; i++)
-                for (int end = 0; end < 2; end++) {
-                        safe_close(take_named(sockets, end_names[i][end]));
-                        /* Even if it is not there: store_new() may have taken it and failed. */
-                        systemd_unstore(end_names[i][end]);
+/* Tells all peers of a lot that their connections are at their end. */
+static void hang_up_all(Lot *lot) {
+        LotMessage message;
+        int r = lot_rewind(lot);
+
+        while (r >= 0) {
+                r = lot_look(lot, &message);
+                if (r < 0 || r == LOT_END)
+                        break;
+                for (size_t i = 0; i < message.n_fds; i++) {
+                        (void) shutdown(message.fds[i], SHUT_RDWR);
+                        safe_close(message.fds[i]);
                 }
+        }
+}
+
+/* For a process that cannot use a store: ends the connections that an earlier one has parked, so that the nodes notice
+ * and register again, and lets go of what it has stored. */
+void store_abandon(PassedSockets *sockets) {
+        for (int i = 0; i < LOTS; i++) {
+                Lot lot = {.in = take_named(sockets, end_names[i][0]), .out = take_named(sockets, end_names[i][1])};
+
+                /* The service manager may not hear of it, and hold them for ever. */
+                if (lot_check(&lot) == 0)
+                        hang_up_all(&lot);
+                lot_done(&lot);
+                for (int end = 0; end < 2; end++)
+                        systemd_unstore(end_names[i][end]);
+        }
 }
 
 /* Lets go of everything; what is stored stays stored. Always returns NULL. */
@@ -577,7 +627,8 @@ static int restore_record(Store *store, uint32_t slot, StoreRecordFunction on_re
         if (r < 0)
                 return r;
         report->restored += r > 0;
-        report->released += record.live && r == 0;
+        report->released += record.live && r == 0 && parked->fd >= 0;
+        report->lost += record.live && r == 0 && parked->fd < 0;
         if (r == 0 && parked->lot != NO_LOT)
                 store_drop(store, slot);
         return 0;

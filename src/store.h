@@ -23,7 +23,8 @@ typedef struct StoreReport {
         size_t damaged;    /* records that had to be given up */
         size_t mismatched; /* connections that were parked under another's record: closed */
         size_t restored;   /* nodes */
-        size_t released;   /* records of nodes that have no connection any more */
+        size_t released;   /* nodes that have ended */
+        size_t lost;       /* nodes whose connections were not kept */
 } StoreReport;
 
 /* Outcomes of store_keep(). */

@@ -300,7 +300,7 @@ class World:
                 self.wait_read(conn)
         size = 6 if fields.get('high', 6) >= 6 else 4
         reply = self.receive(conn, size)
-        if not reply:
+        if not reply or conn.end == 'reset':
             conn.close()
             self.closed += 1
             return False
@@ -320,6 +320,8 @@ class World:
         """A registration that must not succeed: the name is taken."""
         with contextlib.closing(self.send(self.connect(), alive2(name))) as conn:
             reply = self.receive(conn, 6)
+            if conn.end == 'reset':
+                reply = b''
         self.closed += not reply
         if reply and parse_alive2(reply).result != 1 and not self.nodes[to_bytes(name)].has_ended():
             raise Wrong(f'the second registration of {name!r} was answered with {reply!r}')

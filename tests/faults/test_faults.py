@@ -347,6 +347,28 @@ class Slow(FaultCase):
 
 
 @tap.beside
+class Warnings(FaultCase):
+    """What is lost is told, however much there is to tell."""
+
+    def test_not_kept(self):
+        # More lines than there are in a second come first.
+        world = World(self)
+        for _ in range(5):
+            world.refused('base0')
+        world.faults.arm('sendmsg', 1, errno.EPIPE)
+        self.assertTrue(world.register('lonely'))
+        self.assertEqual(world.faults.injected, 1)
+        world.faults.disarm()
+        world.daemon.settle(lambda: 'register again when epmd restarts' in world.manager.log(), 'the warning')
+        world.crash()
+        world.start()
+        self.assertIn('1 node of the former epmd had not been kept', world.manager.log())
+        world.drop_lost()
+        self.assertNotIn(b'lonely', world.nodes)
+        world.end()
+
+
+@tap.beside
 class Random(FaultCase):
     """Many faults, in any order, also in the processes that follow one another."""
 

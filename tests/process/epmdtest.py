@@ -311,13 +311,7 @@ class Conn:
         """Waits until the daemon has accepted this connection and read all that was sent, or has closed it."""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
-            try:
-                state = server_side(self.sock)
-            except OSError as error:
-                # Where the daemon has reset it, it has no peer any more.
-                if error.errno != errno.ENOTCONN:
-                    raise
-                return self
+            state = server_side(self.sock)
             if state is None or (state.inode != 0 and state.unread == 0):
                 return self
             readable([self], 0.001)
@@ -341,7 +335,13 @@ def server_side(client):
 
     The inode is 0 until the server has accepted it.
     """
-    state = _diag(client) if _has_diag() else _row_of(client)
+    try:
+        state = _diag(client) if _has_diag() else _row_of(client)
+    except OSError as error:
+        # Where the server has reset it, it has no peer any more.
+        if error.errno != errno.ENOTCONN:
+            raise
+        return None
     return state[1] if state and state[0] in (TCP_ESTABLISHED, TCP_SYN_RECV) else None
 
 

@@ -614,7 +614,8 @@ START_TEST(records_alone) {
         ck_assert_uint_eq(world.members[unparked].absent, 1);
         ck_assert_uint_eq(world.members[kept].absent, 0);
         ck_assert_uint_eq(world.report.restored, 1);
-        ck_assert_uint_eq(world.report.released, 1);
+        ck_assert_uint_eq(world.report.released, 0);
+        ck_assert_uint_eq(world.report.lost, 1);
         world_done();
 }
 END_TEST
@@ -703,7 +704,39 @@ START_TEST(passed_on) {
 }
 END_TEST
 
-/* Nodes that are given up notice, and can register again. */
+/* A process that could not store a whole lot has left an end of it, and the service manager did not hear that the next
+ * one does not want it: that end comes first, under the name of one that is in use. */
+START_TEST(ends_of_nothing) {
+        size_t before = 0;
+
+        world_init();
+        for (size_t i = 0; i < ENDS; i++) {
+                PassedSockets sockets = {};
+                const char *name = world.manager.held[i].name;
+                Lot lot;
+
+                (void) keep_new();
+                stop();
+                if (i > 0)
+                        ck_assert_uint_eq(count_fds(), before + 1);
+                before = count_fds();
+                ck_assert_int_eq(lot_new(&lot), 0);
+                ck_assert_int_eq(passed_sockets_add_copy(&sockets, i % 2 == 0 ? lot.in : lot.out, name), 0);
+                lot_done(&lot);
+                manager_pass(&world.manager, &sockets);
+                ck_assert_int_eq(store_new(world.manager.directory, &sockets, MANY, MANY, &world.report, &world.store), 0);
+                /* Nothing is left over that somebody could take for a socket to be served. */
+                for (size_t j = 0; j < sockets.n; j++)
+                        ck_assert_int_eq(sockets.items[j].fd, -1);
+                passed_sockets_done(&sockets);
+                restore();
+                check_restored();
+        }
+        world_done();
+}
+END_TEST
+
+/* Nodes that are given up notice, and can register again; also where the service manager has not heard of it yet. */
 START_TEST(abandoned) {
         PassedSockets sockets = {};
         size_t before;
@@ -720,11 +753,47 @@ START_TEST(abandoned) {
         ck_assert_int_ge(sockets.items[ENDS].fd, 0);
         passed_sockets_done(&sockets);
         ck_assert_uint_eq(count_fds(), before);
-        ck_assert(is_connected(world.members[0].pair.peer));
-        manager_hear(&world.manager);
-        ck_assert_uint_eq(world.manager.n, 0);
         for (size_t i = 0; i < world.n; i++)
                 check_ended(world.members[i].pair.peer, "abandoned");
+        ck_assert_uint_eq(world.manager.n, ENDS);
+        manager_hear(&world.manager);
+        ck_assert_uint_eq(world.manager.n, 0);
+        world_done();
+}
+END_TEST
+
+/* A store that cannot be opened has taken nothing: another process can open it, or it can be abandoned. Here the second
+ * lot was lost, and for a new one there is no descriptor left. */
+START_TEST(nothing_taken_in_vain) {
+        enum { DESCRIPTORS = 256 };
+        PassedSockets sockets = {};
+        struct rlimit limit, low;
+        int fds[DESCRIPTORS];
+        size_t n = 0;
+
+        world_init();
+        (void) keep_new();
+        stop();
+        for (size_t i = 0; i < 2; i++)
+                ck_assert_int_eq(
+                        passed_sockets_add_copy(&sockets, world.manager.held[i].fd, world.manager.held[i].name), 0);
+        ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        low = limit;
+        low.rlim_cur = DESCRIPTORS;
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &low), 0);
+        while ((fds[n] = fcntl(world.manager.socket, F_DUPFD_CLOEXEC, 0)) >= 0)
+                n++;
+        /* For the directory and the table. */
+        safe_close(fds[--n]);
+        safe_close(fds[--n]);
+        ck_assert_int_eq(store_new(world.manager.directory, &sockets, MANY, MANY, &world.report, &world.store), -EMFILE);
+        while (n > 0)
+                safe_close(fds[--n]);
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        ck_assert(is_connected(world.members[0].pair.peer));
+        store_abandon(&sockets);
+        check_ended(world.members[0].pair.peer, "abandoned");
+        passed_sockets_done(&sockets);
         world_done();
 }
 END_TEST
@@ -1410,7 +1479,7 @@ START_TEST(swapped) {
         start();
         ck_assert_uint_eq(world.report.mismatched, 2);
         ck_assert_uint_eq(world.report.restored, 1);
-        ck_assert_uint_eq(world.report.released, 2);
+        ck_assert_uint_eq(world.report.lost, 2);
         ck_assert_uint_eq(world.members[a].absent, 1);
         ck_assert_uint_eq(world.members[b].absent, 1);
         ck_assert_uint_eq(world.members[c].found, 1);
@@ -1753,12 +1822,14 @@ static void add_tests(Suite *suite) {
         tcase_add_test(opening, unusable_directories);
         tcase_add_test(opening, busy);
         tcase_add_test(opening, incomplete_lots);
+        tcase_add_test(opening, ends_of_nothing);
         tcase_add_test(keeping, restarts);
         tcase_add_test(keeping, records_alone);
         tcase_add_test(keeping, released_but_parked);
         tcase_add_test(keeping, refused);
         tcase_add_test(keeping, passed_on);
         tcase_add_test(keeping, abandoned);
+        tcase_add_test(keeping, nothing_taken_in_vain);
         tcase_add_test(keeping, table_grows);
         tcase_add_test(room, limit_lowered);
         tcase_add_loop_test(room, tidied, 0, ARRAY_SIZE(rooms));
