@@ -186,7 +186,7 @@ static int take_named(PassedSockets *sockets, const char *name) {
         for (size_t i = 0; i < sockets->n; i++) {
                 if (!sockets->items[i].name || strcmp(sockets->items[i].name, name) != 0)
                         continue;
-                if (lot_check_end(fd) == -ENOTSOCK) {
+                if (fd < 0 || lot_check_end(fd) == -ENOTSOCK) {
                         safe_close(fd);
                         fd = TAKE_FD(sockets->items[i].fd);
                 } else
@@ -405,11 +405,11 @@ static void park_all(Store *store) {
 }
 
 /* The last resort where the kernel lets nothing be parked before enough of what is parked has gone, because the limit
- * was lowered: all of it goes first, and what lives is parked again. Killed in between, a process loses its nodes;
+ * was lowered, or where it cannot be looked at: all of it goes first, and what lives is parked again. Killed in between, a process loses its nodes;
  * but nobody is left to wait for a daemon that does not know him. */
 static void park_anew(Store *store) {
         for (int i = 0; i < LOTS; i++)
-                lot_drop(&store->lots[i], store->lots[i].messages);
+                lot_drop(&store->lots[i], SIZE_MAX);
         store->dead = 0;
         park_all(store);
 }
@@ -666,7 +666,7 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
         }
         /* What is of another version, or found no descriptor free, must not stay parked: its peer would wait for a
          * daemon that does not know it. Nor need anything be there twice, after a move that was cut off. */
-        if ((store->unclaimed || store->doubled) && compact(store) == LOT_FULL && store->unclaimed)
+        if ((store->unclaimed || store->doubled) && compact(store) != 0 && store->unclaimed)
                 park_anew(store);
         return failed;
 }

@@ -63,7 +63,7 @@ class Faults:
         with open(self.path, 'w+b') as file:
             file.truncate(size)
             self.memory = mmap.mmap(file.fileno(), size)
-        self.seed = 0
+        self.all_injected = 0
         self.disarm()
 
     def env(self):
@@ -73,6 +73,7 @@ class Faults:
         return env
 
     def _put(self, function, first=0, times=0, error=0, rate=0, seed=0):
+        self.all_injected += self.injected
         version, n_functions = self._header()[0], self._header()[10]
         HEADER.pack_into(self.memory, 0, version, NO_FUNCTION, 0, 0, 0, 0, 0, 0, NO_FUNCTION, 0, n_functions)
         for index in range(FUNCTIONS_MAX):
@@ -300,7 +301,7 @@ class World:
                 self.wait_read(conn)
         size = 6 if fields.get('high', 6) >= 6 else 4
         reply = self.receive(conn, size)
-        if not reply or conn.end == 'reset':
+        if len(reply) < size:
             conn.close()
             self.closed += 1
             return False
@@ -320,7 +321,7 @@ class World:
         """A registration that must not succeed: the name is taken."""
         with contextlib.closing(self.send(self.connect(), alive2(name))) as conn:
             reply = self.receive(conn, 6)
-            if conn.end == 'reset':
+            if len(reply) < 6:
                 reply = b''
         self.closed += not reply
         if reply and parse_alive2(reply).result != 1 and not self.nodes[to_bytes(name)].has_ended():
