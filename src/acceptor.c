@@ -10,7 +10,6 @@
 
 enum {
         BURST_MAX = 64,  /* connections per turn of the loop, so that the others get theirs */
-        STORM_USEC = 20, /* turns that follow each other so closely mean that more than one waits */
         LISTENERS_MAX = 64,
         RETRY_USEC = 500 * 1000,
 };
@@ -31,7 +30,6 @@ struct Acceptor {
         Listener *listeners[LISTENERS_MAX];
         size_t n_listeners;
         Timer retry; /* runs after an error that only time or another process can mend */
-        uint64_t last_turn; /* monotonic, µs */
         bool paused;
 };
 
@@ -107,11 +105,8 @@ static void pause_and_retry(Acceptor *acceptor) {
 
 /* How many connections to take in this turn. Finding that none is left takes longer than coming back, as accept4()
  * makes a descriptor and a socket first, and mostly just one is there. */
-static int burst_size(Acceptor *acceptor) {
-        uint64_t now = loop_now(acceptor->loop), last = acceptor->last_turn;
-
-        acceptor->last_turn = now;
-        return now < last + STORM_USEC ? BURST_MAX : 1;
+static int burst_size(const Acceptor *acceptor) {
+        return loop_is_busy(acceptor->loop) ? BURST_MAX : 1;
 }
 
 static void on_ready(Watch *watch, uint32_t events) {

@@ -87,27 +87,30 @@ int conn_receive(Conn *conn, uint8_t scratch[PROTO_PACKET_MAX], const uint8_t **
         }
 }
 
-static ssize_t send_once(int fd, const uint8_t *data, size_t n, const Listing *listing, size_t at) {
+static ssize_t send_once(int fd, const uint8_t *data, size_t n, const Listing *listing, size_t at, int flags) {
         struct iovec iov[2];
         struct msghdr message = {.msg_iov = iov};
         size_t skip = at > n ? at - n : 0;
 
         if (!listing)
-                return send(fd, data + at, n - at, MSG_DONTWAIT | MSG_NOSIGNAL);
+                return send(fd, data + at, n - at, flags);
         if (at < n)
                 iov[message.msg_iovlen++] = (struct iovec){.iov_base = (void *) (data + at), .iov_len = n - at};
         iov[message.msg_iovlen++] = (struct iovec){
                 .iov_base = (void *) (listing_data(listing) + skip), .iov_len = listing_size(listing) - skip};
-        return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        return sendmsg(fd, &message, flags);
 }
 
-/* Sends what the kernel takes of data and listing, of which `at` bytes are already sent, and moves `at`.
+/* Sends what the kernel takes of data and listing, of which `at` bytes are already sent, and moves `at`. last: only the
+ * end of the connection follows; the end of the data waits for that, and they leave in one segment, which is half of the
+ * kernel's work, and the peer's.
  * Returns 0: all sent; CONN_WAIT; a negative errno. */
-static int send_from(int fd, const uint8_t *data, size_t n, const Listing *listing, size_t *at) {
+static int send_from(int fd, const uint8_t *data, size_t n, const Listing *listing, size_t *at, bool last) {
+        const int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (last ? MSG_MORE : 0);
         const size_t all = n + (listing ? listing_size(listing) : 0);
 
         while (*at < all) {
-                ssize_t sent = send_once(fd, data, n, listing, *at);
+                ssize_t sent = send_once(fd, data, n, listing, *at, flags);
 
                 if (sent < 0 && errno == EINTR)
                         continue;
@@ -119,14 +122,15 @@ static int send_from(int fd, const uint8_t *data, size_t n, const Listing *listi
 }
 
 /* Sends a reply: data and the listing (may be NULL) behind it, in one send if the kernel takes it. What it does not
- * take is kept, with a reference to the listing: a connection that is freed meanwhile is reset. Returns 0: all sent;
- * CONN_WAIT; a negative errno. */
-int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing) {
+ * take is kept, with a reference to the listing: a connection that is freed meanwhile is reset. last: the caller ends the
+ * connection as soon as all is sent, or the peer may not get it for a while. Returns 0: all sent; CONN_WAIT; a negative
+ * errno. */
+int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing, bool last) {
         Output *output;
         size_t at = 0;
         int r;
 
-        r = send_from(conn->fd, data, n, listing, &at);
+        r = send_from(conn->fd, data, n, listing, &at, last);
         if (r == 0)
                 return 0;
         output = r == CONN_WAIT ? malloc(sizeof *output + n) : NULL;
@@ -141,14 +145,14 @@ int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing) {
         return CONN_WAIT;
 }
 
-/* Goes on sending what was kept. Returns as conn_send(); nothing kept counts as all sent. */
+/* Goes on sending what was kept, as the last that the connection sends. Returns as conn_send(); nothing kept counts as all sent. */
 int conn_flush(Conn *conn) {
         Output *output = conn->output;
         int r;
 
         if (!output)
                 return 0;
-        r = send_from(conn->fd, output->data, output->len, output->listing, &output->at);
+        r = send_from(conn->fd, output->data, output->len, output->listing, &output->at, true);
         if (r == 0)
                 conn->output = output_free(output);
         return r;

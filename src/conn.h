@@ -52,7 +52,7 @@ int conn_new(int fd, const Peer *peer, uint64_t deadline, void *owner, Conn **re
 Conn *conn_free(Conn *conn);
 
 int conn_receive(Conn *conn, uint8_t scratch[PROTO_PACKET_MAX], const uint8_t **ret_body, size_t *ret_n);
-int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing);
+int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing, bool last);
 int conn_flush(Conn *conn);
 int conn_discard(Conn *conn, uint8_t scratch[PROTO_PACKET_MAX]);
 bool conn_is_sending(const Conn *conn, const Listing *listing);

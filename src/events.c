@@ -42,6 +42,7 @@ enum {
 
 struct Events {
         Log *log;                 /* not ours */
+        int verbosity;            /* of the log */
         bool ending;              /* by request: what peers cause is counted, but not written */
         RateLimit lines;          /* what peers can cause */
         RateLimit storm_lines;    /* of these: what they can cause any number of */
@@ -64,6 +65,7 @@ int events_new(Log *log, Events **ret) {
                 return -ENOMEM;
         *events = (Events){
                 .log = log,
+                .verbosity = log_verbosity(log),
                 .lines = {.period = USEC_PER_SEC, .max = LINES_MAX},
                 .storm_lines = {.period = USEC_PER_SEC, .max = STORM_LINES_MAX},
                 .node_lines = {.period = USEC_PER_SEC, .max = NODE_LINES_MAX},
@@ -95,7 +97,7 @@ static bool has_room(const Events *events, const RateLimit *limit, uint64_t now)
 }
 
 static bool may_log_rarely(Events *events, RateLimit *limit, uint64_t now) {
-        if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
+        if (events->verbosity >= VERBOSITY_DEBUG)
                 return true;
         return has_room(events, limit, now) && ratelimit_pass(limit, now) && ratelimit_pass(&events->lines, now);
 }
@@ -123,7 +125,7 @@ bool events_tell_held_back(Events *events, uint64_t now) {
 
 /* Whether there may be one more message; else it is counted. kind: a limit that only some have; NULL: none. */
 static bool may_log(Events *events, RateLimit *kind, uint64_t now) {
-        if (log_verbosity(events->log) >= VERBOSITY_DEBUG)
+        if (events->verbosity >= VERBOSITY_DEBUG)
                 return true;
         (void) events_tell_held_back(events, now);
         if (has_room(events, &events->storm_lines, now) && (!kind || ratelimit_pass(kind, now)))
@@ -201,7 +203,7 @@ void events_killed(Events *events, uint64_t now, const Address *peer) {
         const LogFields fields = {.message_id = ID_KILLED, .peer = peer};
         char text[ADDRESS_TEXT_MAX];
 
-        if (log_verbosity(events->log) < VERBOSITY_DEBUG)
+        if (events->verbosity < VERBOSITY_DEBUG)
                 events->ending = true;
         if (!events->ending || ratelimit_pass(&events->killed_lines, now))
                 log_event(events->log, LOG_NOTICE, &fields, "Ending, as %s asked for it", address_format(peer, text));
@@ -241,26 +243,32 @@ static LogFields node_fields(const char *id, const NodeInfo *info, const Address
 }
 
 void events_registered(Events *events, uint64_t now, const Node *node, const Address *peer) {
-        NodeInfo info = node_info(node);
-        Owner owner = node_owner(node);
-        LogFields fields = node_fields(ID_REGISTERED, &info, peer, &owner);
+        NodeInfo info;
+        Owner owner;
+        LogFields fields;
         char name[ESCAPED_NAME_MAX], text[OWNER_TEXT_MAX];
 
         if (!may_log(events, &events->node_lines, now))
                 return;
+        info = node_info(node);
+        owner = node_owner(node);
+        fields = node_fields(ID_REGISTERED, &info, peer, &owner);
         fields.creation = node_creation(node);
         log_event(events->log, LOG_INFO, &fields, "Registered %s at port %u%s",
                   escape_text(info.name, info.name_len, name, sizeof name), info.port, owner_text(&owner, text));
 }
 
 void events_unregistered(Events *events, uint64_t now, const Node *node, const Address *peer, const char *reason) {
-        NodeInfo info = node_info(node);
-        Owner owner = node_owner(node);
-        LogFields fields = node_fields(ID_UNREGISTERED, &info, peer, &owner);
+        NodeInfo info;
+        Owner owner;
+        LogFields fields;
         char name[ESCAPED_NAME_MAX];
 
         if (!may_log(events, &events->node_lines, now))
                 return;
+        info = node_info(node);
+        owner = node_owner(node);
+        fields = node_fields(ID_UNREGISTERED, &info, peer, &owner);
         fields.creation = node_creation(node);
         fields.reason = reason;
         log_event(events->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
@@ -379,7 +387,7 @@ void events_debug(Events *events, int verbosity, const Address *peer, const char
         const LogFields fields = {.peer = peer};
         char text[ADDRESS_TEXT_MAX];
 
-        if (log_verbosity(events->log) >= verbosity)
+        if (events->verbosity >= verbosity)
                 log_event(events->log, LOG_DEBUG, &fields, "%s: %s", address_format(peer, text), what);
 }
 
@@ -387,7 +395,7 @@ void events_packet(Events *events, const Address *peer, const char *what, const 
         char hex[3 * HEX_DUMP_MAX + 64];
         int len;
 
-        if (log_verbosity(events->log) < VERBOSITY_PACKETS)
+        if (events->verbosity < VERBOSITY_PACKETS)
                 return;
         len = snprintf(hex, sizeof hex, "%s %zu bytes:", what, n);
         for (size_t i = 0; i < size_min(n, HEX_DUMP_MAX); i++)
@@ -399,7 +407,7 @@ void events_request(Events *events, const Address *peer, const Response *respons
         const NodeInfo *info = &response->request.node;
         char name[ESCAPED_NAME_MAX], text[ESCAPED_NAME_MAX + 64];
 
-        if (log_verbosity(events->log) < VERBOSITY_DEBUG)
+        if (events->verbosity < VERBOSITY_DEBUG)
                 return;
         if (response->request.tag == 0)
                 (void) snprintf(text, sizeof text, "not a request, closing");
@@ -413,7 +421,7 @@ void events_request(Events *events, const Address *peer, const Response *respons
 void events_table(Events *events, const Registry *registry) {
         char name[ESCAPED_NAME_MAX];
 
-        if (log_verbosity(events->log) < VERBOSITY_TABLES)
+        if (events->verbosity < VERBOSITY_TABLES)
                 return;
         log_message(events->log, LOG_DEBUG, "%zu registered, %zu remembered", registry_count(registry),
                     registry_released_count(registry));

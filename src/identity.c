@@ -264,22 +264,14 @@ static uint32_t incoming_interface(int fd) {
         return read_interface(arrival, &message);
 }
 
-static bool get_address(int fd, int (*get)(int, struct sockaddr *, socklen_t *), Address *ret) {
+static bool get_own_address(int fd, Address *ret) {
         SocketAddress socket_address = {};
         socklen_t len = sizeof socket_address;
 
-        if (get(fd, &socket_address.any, &len) < 0)
+        if (getsockname(fd, &socket_address.any, &len) < 0)
                 return false;
         *ret = address_from_socket(&socket_address);
         return true;
-}
-
-static int get_peer_name(int fd, struct sockaddr *address, socklen_t *len) {
-        return getpeername(fd, address, len);
-}
-
-static int get_own_name(int fd, struct sockaddr *address, socklen_t *len) {
-        return getsockname(fd, address, len);
 }
 
 static Owner owner_of_unix(int64_t anyone, int fd) {
@@ -320,15 +312,13 @@ static Owner owner_of_tcp(Identity *identity, const Address *peer, const Address
 }
 
 /* Whose process is at the other end of a connection. Never fails: what cannot be known for sure is unknown.
- * now: monotonic, µs. The unit's name is valid until the next call. */
-Owner identity_of(Identity *identity, int fd, uint64_t now) {
-        Address peer, own;
+ * peer: the address of that end; now: monotonic, µs. The unit's name is valid until the next call. */
+Owner identity_of(Identity *identity, int fd, const Address *peer, uint64_t now) {
+        Address own;
 
-        if (!get_address(fd, get_own_name, &own))
-                return (Owner){};
-        if (own.family == AF_UNIX)
+        if (peer->family == AF_UNIX)
                 return owner_of_unix(identity ? identity->anyone : OVERFLOW_UID, fd);
-        if (!identity || !get_address(fd, get_peer_name, &peer))
+        if (!identity || !get_own_address(fd, &own))
                 return (Owner){};
-        return owner_of_tcp(identity, &peer, &own, fd, now);
+        return owner_of_tcp(identity, peer, &own, fd, now);
 }

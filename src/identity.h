@@ -18,5 +18,5 @@ Identity *identity_free(Identity *identity);
 DEFINE_CLEANUP(Identity *, identity_free)
 
 bool identity_is_netlink(int fd);
-Owner identity_of(Identity *identity, int fd, uint64_t now);
+Owner identity_of(Identity *identity, int fd, const Address *peer, uint64_t now);
 int identity_pass_on(const Identity *identity);

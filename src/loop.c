@@ -9,6 +9,7 @@
 enum {
         BATCH_MAX = 64,  /* events of sockets in one turn, so that the others get theirs */
         SELDOM_MAX = 16, /* timers and signals in one turn, likewise */
+        AT_ONCE_USEC = 5, /* a wait that was no longer was none */
 };
 
 /* What is told of a signal. */
@@ -22,8 +23,10 @@ struct Loop {
         sd_event *event; /* timers and signals */
         Watch event_watch;
         bool event_is_due; /* something is ready in it, or was changed */
+        bool ended;
         SignalHandler hangup;
         uint64_t now; /* monotonic, µs, in this turn; 0: between turns */
+        bool busy;    /* the events of this turn were there already */
         struct epoll_event ready[BATCH_MAX]; /* those of this turn */
         int n_ready;
         int at; /* the one being handled */
@@ -78,12 +81,19 @@ int loop_watch(Loop *loop, Watch *watch, int fd, uint32_t events, void (*on_read
         return 0;
 }
 
-/* The descriptor is about to be closed, or is not waited for any more; one that is not watched may be forgotten, too.
- * Closing alone would not do: epoll goes on reporting a closed descriptor of which a duplicate lives. */
+/* The descriptor is not waited for any more; one that is not watched may be forgotten, too. To be called before it is
+ * closed: epoll goes on reporting a closed descriptor of which a duplicate lives. */
 void loop_forget(Loop *loop, Watch *watch, int fd) {
         if (!watch->on_ready)
                 return;
         (void) epoll_ctl(loop->epoll, EPOLL_CTL_DEL, fd, NULL);
+        loop_forget_last(loop, watch);
+}
+
+/* The same for a descriptor that is about to be closed and of which there is no duplicate: epoll forgets it with that. */
+void loop_forget_last(Loop *loop, Watch *watch) {
+        if (!watch->on_ready)
+                return;
         watch->on_ready = NULL;
         for (int i = loop->at + 1; i < loop->n_ready; i++)
                 if (loop->ready[i].data.ptr == watch)
@@ -178,6 +188,11 @@ uint64_t loop_now(const Loop *loop) {
         return loop->now > 0 ? loop->now : read_clock();
 }
 
+/* Whether what is handled in this turn was there before anybody waited for it: there may be more of it. */
+bool loop_is_busy(const Loop *loop) {
+        return loop->busy;
+}
+
 /* Gives libsystemd's loop its turn: it sets the clock for timers that have changed, and handles what is due. Returns how
  * much it handled, or a negative errno. */
 static int run_event(Loop *loop) {
@@ -185,9 +200,10 @@ static int run_event(Loop *loop) {
 
         loop->event_is_due = false;
         loop->now = read_clock();
-        while (n < SELDOM_MAX && !loop_has_ended(loop)) {
+        while (n < SELDOM_MAX && !loop->ended) {
                 int r = sd_event_run(loop->event, 0);
 
+                loop->ended = sd_event_get_state(loop->event) == SD_EVENT_FINISHED;
                 if (r <= 0)
                         return r < 0 ? r : n;
                 n++;
@@ -197,11 +213,13 @@ static int run_event(Loop *loop) {
 }
 
 static int wait_and_handle(Loop *loop, int timeout_msec) {
+        uint64_t before = read_clock();
         int n = epoll_wait(loop->epoll, loop->ready, BATCH_MAX, timeout_msec);
 
         if (n < 0)
                 return errno == EINTR ? 0 : -errno;
         loop->now = read_clock();
+        loop->busy = loop->now <= before + AT_ONCE_USEC;
         loop->n_ready = n;
         for (loop->at = 0; loop->at < loop->n_ready; loop->at++) {
                 Watch *watch = loop->ready[loop->at].data.ptr;
@@ -220,7 +238,7 @@ int loop_turn(Loop *loop, int timeout_msec) {
 
         if (loop->event_is_due)
                 r = n = run_event(loop);
-        if (r >= 0 && !loop_has_ended(loop))
+        if (r >= 0 && !loop->ended)
                 r = wait_and_handle(loop, loop->event_is_due || n > 0 ? 0 : timeout_msec);
         loop->now = 0;
         return r < 0 ? r : n + r;
@@ -230,7 +248,7 @@ int loop_turn(Loop *loop, int timeout_msec) {
 int loop_run(Loop *loop) {
         int code = 0;
 
-        while (!loop_has_ended(loop)) {
+        while (!loop->ended) {
                 int r = loop_turn(loop, -1);
 
                 if (r < 0)
@@ -247,5 +265,5 @@ void loop_end(Loop *loop, int code) {
 }
 
 bool loop_has_ended(const Loop *loop) {
-        return sd_event_get_state(loop->event) == SD_EVENT_FINISHED;
+        return loop->ended;
 }

@@ -36,6 +36,7 @@ DEFINE_CLEANUP(Loop *, loop_free)
 
 int loop_watch(Loop *loop, Watch *watch, int fd, uint32_t events, void (*on_ready)(Watch *watch, uint32_t events));
 void loop_forget(Loop *loop, Watch *watch, int fd);
+void loop_forget_last(Loop *loop, Watch *watch);
 bool watch_is_on(const Watch *watch);
 
 int loop_add_timer(Loop *loop, uint64_t accuracy, void (*on_time)(void *userdata), void *userdata, Timer *timer);
@@ -47,6 +48,7 @@ int loop_end_on_signals(Loop *loop);
 int loop_on_hangup(Loop *loop, void (*on_signal)(void *userdata), void *userdata);
 
 uint64_t loop_now(const Loop *loop);
+bool loop_is_busy(const Loop *loop);
 int loop_turn(Loop *loop, int timeout_msec);
 int loop_run(Loop *loop);
 void loop_end(Loop *loop, int code);

@@ -239,7 +239,7 @@ static int explain_taken(const Address *address, Log *log) {
  * Returns 0; 1: an epmd has the port; a negative errno, explained. */
 static int add_address(Server *server, const Address *address, bool implied, Log *log) {
         char text[ADDRESS_TEXT_MAX];
-        int fd, r;
+        int fd = -1, r;
 
         r = listener_open(address, &fd);
         if (r >= 0) {
@@ -582,7 +582,7 @@ static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
 }
 
 static int serve_in_background(const Options *options, char **argv, Log *log) {
-        int ready_fd, r;
+        int ready_fd = -1, r;
 
         /* What the starter has open, a pipe of a shell's say, must not live as long as the daemon. */
         (void) close_range(STDERR_FILENO + 1, ~0U, 0);

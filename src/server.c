@@ -164,11 +164,12 @@ static Deadlines *queue_of(Server *server, const Conn *conn) {
  * Returns 0; -EDQUOT; -ENOMEM. */
 static int start_waiting(Server *server, Conn *conn) {
         size_t slots = server->config.connections_max - registry_count(server->registry);
-        TallyKey key = share_key(conn);
+        TallyKey key;
 
         if (deadlines_has(queue_of(server, conn), conn))
                 return 0;
         if (!conn->peer.local) {
+                key = share_key(conn);
                 if (tally_count(server->per_address, &key) >= slots / SHARE_DIVISOR)
                         return -EDQUOT;
                 if (tally_add(server->per_address, &key) < 0)
@@ -179,28 +180,31 @@ static int start_waiting(Server *server, Conn *conn) {
 }
 
 static void stop_waiting(Server *server, Conn *conn) {
-        TallyKey key = share_key(conn);
+        TallyKey key;
 
         if (!deadlines_has(queue_of(server, conn), conn))
                 return;
         deadlines_remove(queue_of(server, conn), conn);
-        if (!conn->peer.local)
-                tally_remove(server->per_address, &key);
+        if (conn->peer.local)
+                return;
+        key = share_key(conn);
+        tally_remove(server->per_address, &key);
 }
 
 /* ---- The end of a connection ---- */
 
-/* The name of a connection is free from here on. Its peer may still be there, and others hold duplicates of the
- * connection, so closing it would not reach the peer. */
+/* The name of a connection is free from here on. Its peer may still be there, and of what is stored others hold
+ * duplicates: closing it would not reach the peer. */
 static void unregister(Server *server, Conn *conn, const char *why) {
         uint32_t slot = node_slot(conn->node);
 
         server->stats.unregistrations++;
         events_unregistered(server->events, now_usec(server), conn->node, &conn->peer.address, why);
         registry_remove(server->registry, TAKE_PTR(conn->node));
-        if (server->store)
+        if (server->store) {
                 store_drop(server->store, slot);
-        (void) shutdown(conn->fd, SHUT_RDWR);
+                (void) shutdown(conn->fd, SHUT_RDWR);
+        }
         notifier_changed(&server->notifier);
         events_table(server->events, server->registry);
 }
@@ -209,7 +213,11 @@ static void end_conn(Server *server, Conn *conn, const char *why) {
         events_debug(server->events, VERBOSITY_PACKETS, &conn->peer.address, why);
         if (watch_is_on(&conn->watch))
                 notifier_changed(&server->notifier);
-        loop_forget(server->loop, &conn->watch, conn->fd);
+        /* Only what is stored has duplicates. */
+        if (conn->node && server->store)
+                loop_forget(server->loop, &conn->watch, conn->fd);
+        else
+                loop_forget_last(server->loop, &conn->watch);
         if (conn->node)
                 unregister(server, conn, why);
         stop_waiting(server, conn);
@@ -258,14 +266,14 @@ static void wait_or_end(Server *server, Conn *conn, uint32_t events) {
                 end_conn(server, conn, r == -EDQUOT ? "its address has too many" : "out of resources");
 }
 
-/* Everything was sent. What the peer has sent in the meantime must be read before the socket is closed, or the kernel
- * resets the connection and the reply may be lost with it. */
+/* Everything was sent, and leaves with our end of the connection. What the peer has sent in the meantime must be read
+ * before the socket is closed, or the kernel resets the connection and the reply may be lost with it. */
 static void finish(Server *server, Conn *conn) {
+        (void) shutdown(conn->fd, SHUT_WR);
         if (conn_discard(conn, server->scratch) != CONN_EXCESS) {
                 end_conn(server, conn, "answered");
                 return;
         }
-        (void) shutdown(conn->fd, SHUT_WR);
         conn->state = CONN_LINGERING;
         wait_or_end(server, conn, EPOLLIN);
 }
@@ -302,7 +310,7 @@ static void reply_and_finish(Server *server, Conn *conn, const Response *respons
         int r;
 
         conn->state = CONN_SENDING;
-        r = conn_send(conn, response->data, response->len, response->listing);
+        r = conn_send(conn, response->data, response->len, response->listing, true);
         if (r == 0)
                 finish(server, conn);
         else if (r == CONN_WAIT) {
@@ -336,9 +344,10 @@ static void keep_registered(Server *server, Conn *conn, const Response *response
         r = wait_for(server, conn, EPOLLIN);
         if (r >= 0) {
                 keep(server, conn);
+                /* Before the rest: a peer that waits for long is asleep and has to be woken. */
+                r = conn_send(conn, response->data, response->len, NULL, false);
                 events_registered(server->events, now_usec(server), conn->node, &conn->peer.address);
                 events_table(server->events, server->registry);
-                r = conn_send(conn, response->data, response->len, NULL);
         }
         /* A fresh connection has room for eight bytes; if not, its peer could not read them in one piece. */
         if (r != 0)
@@ -364,7 +373,7 @@ static Holder holder_from(Server *server, Conn *conn, uint8_t tag) {
 
         if (!conn->peer.local || !depends_on_owner(tag))
                 return holder;
-        holder.owner = identity_of(server->identity, conn->fd, now_usec(server));
+        holder.owner = identity_of(server->identity, conn->fd, &conn->peer.address, now_usec(server));
         if (server->store && tag == TAG_ALIVE2_REQ)
                 holder.cookie = conn_cookie(conn);
         return holder;
@@ -511,8 +520,8 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
 }
 
 static void receive(Server *server, Conn *conn) {
-        const uint8_t *body;
-        size_t n;
+        const uint8_t *body = NULL;
+        size_t n = 0;
         int r = conn_receive(conn, server->scratch, &body, &n);
 
         if (r == CONN_REQUEST)
@@ -538,10 +547,16 @@ static void go_on_sending(Server *server, Conn *conn) {
                 end_conn(server, conn, ERR_TEXT(r));
 }
 
-/* Nothing is expected of a registered node, and of one that has its reply, but the end. */
-static void listen_for_end(Server *server, Conn *conn) {
-        int r = conn_discard(conn, server->scratch);
+/* Nothing is expected of a registered node, and of one that has its reply, but the end. That of a node needs no reading;
+ * of the other, what it has sent must be read before its connection is closed, see finish(). */
+static void listen_for_end(Server *server, Conn *conn, uint32_t events) {
+        int r;
 
+        if (conn->state == CONN_REGISTERED && (events & EPOLLRDHUP)) {
+                end_conn(server, conn, events & EPOLLERR ? "connection reset" : "connection closed");
+                return;
+        }
+        r = conn_discard(conn, server->scratch);
         if (r == 0 || (r == CONN_EXCESS && conn->state == CONN_LINGERING))
                 return;
         end_conn(server, conn, r == CONN_CLOSED  ? "connection closed"
@@ -553,7 +568,6 @@ static void on_conn(Watch *watch, uint32_t events) {
         Conn *conn = CONTAINER_OF(watch, Conn, watch);
         Server *server = conn->owner;
 
-        (void) events;
         server->active_time = now_usec(server);
         switch (conn->state) {
         case CONN_RECEIVING:
@@ -564,7 +578,7 @@ static void on_conn(Watch *watch, uint32_t events) {
                 break;
         case CONN_LINGERING:
         case CONN_REGISTERED:
-                listen_for_end(server, conn);
+                listen_for_end(server, conn, events);
                 break;
         }
 }
@@ -803,7 +817,7 @@ static bool tell_registered(Server *server, Conn *conn) {
 
         if (conn_is_untold(conn)) {
                 service_put_registered(conn->node, &response);
-                if (conn_send(conn, response.data, response.len, NULL) != 0)
+                if (conn_send(conn, response.data, response.len, NULL, false) != 0)
                         return false;
         }
         registry_tell(server->registry, conn->node);

@@ -30,6 +30,7 @@ enum {
         AT_ONCE_MAX = 512,
         TARGETS_MAX = 8,
         COUNT_MAX = 1000000,
+        SLICE_MAX = AT_ONCE_MAX, /* connections to one server before the next one has its turn */
         TIME_LIMIT_SECONDS = 60, /* for one run of this program */
         HOSTS = 200 * 200,       /* source addresses 127.1.1.x … 127.1.200.y: ports cannot run out */
         READ_SIZE = 256 * 1024,
@@ -136,17 +137,12 @@ static size_t put_request(Kind kind, const Target *target, uint32_t i, uint8_t *
 
 /* ---- Connections ---- */
 
-/* Connects from an address of its own below 127/8, and sends the request. */
-static int open_connection(uint16_t port, uint32_t i, const uint8_t *request, size_t n) {
+/* With an address of its own below 127/8. */
+static int make_socket(uint32_t i) {
         const uint32_t host = i % HOSTS;
         const struct sockaddr_in from = {
                 .sin_family = AF_INET,
                 .sin_addr.s_addr = htonl(0x7f010000U | (1 + host / 200 % 200) << 8 | (1 + host % 200)),
-        };
-        const struct sockaddr_in to = {
-                .sin_family = AF_INET,
-                .sin_port = htons(port),
-                .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
         };
         const int on = 1;
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -157,10 +153,26 @@ static int open_connection(uint16_t port, uint32_t i, const uint8_t *request, si
         (void) setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
         if (bind(fd, (const struct sockaddr *) &from, sizeof from) < 0)
                 die("load: failed to bind to an address below 127/8");
+        return fd;
+}
+
+static void connect_and_send(int fd, uint16_t port, const uint8_t *request, size_t n) {
+        const struct sockaddr_in to = {
+                .sin_family = AF_INET,
+                .sin_port = htons(port),
+                .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+        };
+
         if (connect(fd, (const struct sockaddr *) &to, sizeof to) < 0)
                 die("load: failed to connect to the server");
         if (n > 0 && send(fd, request, n, MSG_NOSIGNAL) != (ssize_t) n)
                 die("load: failed to send a request");
+}
+
+static int open_connection(uint16_t port, uint32_t i, const uint8_t *request, size_t n) {
+        int fd = make_socket(i);
+
+        connect_and_send(fd, port, request, n);
         return fd;
 }
 
@@ -268,25 +280,25 @@ static void start_client(const Target *target, Client *client, int epoll, uint32
         uint8_t request[REQUEST_MAX];
         size_t n = put_request(KIND_FOUND, target, i, request);
 
-        *client = (Client){.start = now_nsec()};
-        client->fd = open_connection(target->port, i, request, n);
+        client->start = now_nsec();
+        connect_and_send(client->fd, target->port, request, n);
         if (epoll_ctl(epoll, EPOLL_CTL_ADD, client->fd, &event) < 0)
                 die("load: failed to wait for a connection");
 }
 
-/* Reads what is there; true when the connection has ended, with the whole reply. */
+/* Reads all that is there; true when the connection has ended, with the whole reply. */
 static bool go_on(const Target *target, Client *client) {
-        ssize_t n = recv(client->fd, scratch, sizeof scratch, MSG_DONTWAIT);
+        ssize_t n;
 
-        if (n < 0 && errno == EAGAIN)
-                return false;
-        if (n < 0)
-                die("load: failed to read a reply");
-        client->got += (size_t) n;
-        if (n > 0)
-                return false;
+        do {
+                n = recv(client->fd, scratch, sizeof scratch, MSG_DONTWAIT);
+                if (n < 0 && errno == EAGAIN)
+                        return false;
+                if (n < 0)
+                        die("load: failed to read a reply");
+                client->got += (size_t) n;
+        } while (n > 0);
         check_reply(client->got, target->reply);
-        (void) close(client->fd);
         return true;
 }
 
@@ -296,19 +308,21 @@ static int compare_times(const void *a, const void *b) {
         return *x < *y ? -1 : *x > *y;
 }
 
-/* So many clients at once, each of which looks another node up as soon as it has its answer; times: as many as there
- * are connections. */
-static void run_clients(const Load *load, const Target *target, uint64_t *times) {
-        Client clients[AT_ONCE_MAX];
+/* So many clients at once, each of which is followed by another as soon as it has its answer, until there were count;
+ * times: as many. What could be done before and after is not done meanwhile, or the clients would be what is slow. */
+static void run_clients(const Load *load, const Target *target, uint32_t count, uint64_t *times) {
+        static Client clients[SLICE_MAX];
         struct epoll_event events[AT_ONCE_MAX];
         uint32_t started = 0, done = 0;
         int epoll = epoll_create1(EPOLL_CLOEXEC);
 
         if (epoll < 0)
                 die("load: failed to set up the clients");
-        for (; started < load->at_once; started++)
+        for (uint32_t i = 0; i < count; i++)
+                clients[i] = (Client){.fd = make_socket(i)};
+        for (; started < load->at_once && started < count; started++)
                 start_client(target, &clients[started], epoll, started);
-        while (done < load->count) {
+        while (done < count) {
                 int n = epoll_wait(epoll, events, AT_ONCE_MAX, -1);
 
                 for (int i = 0; i < n; i++) {
@@ -317,28 +331,43 @@ static void run_clients(const Load *load, const Target *target, uint64_t *times)
                         if (!go_on(target, client))
                                 continue;
                         times[done++] = now_nsec() - client->start;
-                        if (started < load->count)
-                                start_client(target, client, epoll, started++);
+                        (void) epoll_ctl(epoll, EPOLL_CTL_DEL, client->fd, NULL);
+                        if (started < count) {
+                                start_client(target, &clients[started], epoll, started);
+                                started++;
+                        }
                 }
         }
+        for (uint32_t i = 0; i < count; i++)
+                (void) close(clients[i].fd);
         (void) close(epoll);
 }
 
 /* Prints for each server the median and the 99th percentile of the time from connect() to the end of the connection,
- * in µs. */
+ * in µs. The servers take turns, each time with other neighbours. */
 static void run_latency(Load *load) {
-        uint64_t *times = calloc(load->count, sizeof *times);
+        uint64_t *times[TARGETS_MAX];
         size_t median = load->count / 2, late = (uint64_t) load->count * 99 / 100;
+        uint32_t turn = 0;
 
-        if (!times)
-                die("load: no memory for the times");
         for (unsigned t = 0; t < load->n_targets; t++) {
-                run_clients(load, &load->targets[t], times);
-                qsort(times, load->count, sizeof *times, compare_times);
-                (void) printf("%.3f %.3f ", (double) times[median] / 1e3, (double) times[late] / 1e3);
+                times[t] = calloc(load->count, sizeof **times);
+                if (!times[t])
+                        die("load: no memory for the times");
+        }
+        for (uint32_t done = 0; done < load->count; done += SLICE_MAX, turn++)
+                for (unsigned i = 0; i < load->n_targets; i++) {
+                        unsigned t = (turn % 2 == 0 ? i + turn / 2 : load->n_targets - 1 - i + turn / 2) % load->n_targets;
+                        uint32_t count = load->count - done < SLICE_MAX ? load->count - done : SLICE_MAX;
+
+                        run_clients(load, &load->targets[t], count, times[t] + done);
+                }
+        for (unsigned t = 0; t < load->n_targets; t++) {
+                qsort(times[t], load->count, sizeof **times, compare_times);
+                (void) printf("%.3f %.3f ", (double) times[t][median] / 1e3, (double) times[t][late] / 1e3);
+                free(times[t]);
         }
         (void) printf("\n");
-        free(times);
 }
 
 /* ---- Nodes that stay ---- */

@@ -271,12 +271,13 @@ class Nodes(Process):
         return float(self.line())
 
 
-def load(verb, kind, count, at_once, targets):
+def load(verb, kind, count, at_once, targets, processors=None):
     """Runs the load generator on servers, each with the nodes in it and the bytes of a reply; gives the numbers that it
     prints."""
     servers = [f'{server.port},{server.pid},{nodes},{reply}' for server, nodes, reply in targets]
     done = subprocess.run([program('LOAD', 'tests/bench/load'), verb, kind, str(count), str(at_once)] + servers,
-                          capture_output=True, text=True, check=False)
+                          capture_output=True, text=True, check=False,
+                          preexec_fn=processors and (lambda: os.sched_setaffinity(0, processors)))
     if done.returncode != 0:
         raise Shortage(f'{" ".join(done.args)}: {done.stderr.strip() or f"status {done.returncode}"}')
     return [float(number) for number in done.stdout.split()]
@@ -288,6 +289,10 @@ def run_load(kind, count, at_once, targets):
 
 
 def latency(count, at_once, targets):
-    """Median and 99th percentile of a look-up among so many clients, in µs, of each server."""
-    numbers = load('latency', 'found', count, at_once, targets)
+    """Median and 99th percentile of a look-up among so many clients, in µs, of each server.
+
+    They share the processor of the servers. With one of their own the clients are what is slow, whoever serves: they take
+    twice as long for a connection as a server, and longer the more often it sleeps and has to be woken.
+    """
+    numbers = load('latency', 'found', count, at_once, targets, {Process.processor})
     return list(zip(numbers[::2], numbers[1::2]))

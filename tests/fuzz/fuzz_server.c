@@ -101,7 +101,7 @@ int __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *len);
 ssize_t __wrap_recv(int fd, void *data, size_t n, int flags);
 ssize_t __wrap_send(int fd, const void *data, size_t n, int flags);
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
-Owner __wrap_identity_of(Identity *identity, int fd, uint64_t usec);
+Owner __wrap_identity_of(Identity *identity, int fd, const Address *peer, uint64_t usec);
 uint64_t __wrap_loop_now(const Loop *loop);
 void __wrap_timer_start(Timer *timer, uint64_t usec);
 int __wrap_loop_run(Loop *loop);
@@ -232,8 +232,9 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags) {
         return __real_sendmsg(fd, &copy, flags);
 }
 
-Owner __wrap_identity_of(Identity *identity, int fd, uint64_t usec) {
+Owner __wrap_identity_of(Identity *identity, int fd, const Address *peer, uint64_t usec) {
         (void) identity;
+        (void) peer;
         (void) usec;
         EXPECT(fd >= 0 && fd < DESCRIPTORS_MAX && peers[fd].local);
         return (Owner){
