@@ -344,10 +344,9 @@ static void keep_registered(Server *server, Conn *conn, const Response *response
         r = wait_for(server, conn, EPOLLIN);
         if (r >= 0) {
                 keep(server, conn);
-                /* Before the rest: a peer that waits for long is asleep and has to be woken. */
-                r = conn_send(conn, response->data, response->len, NULL, false);
                 events_registered(server->events, now_usec(server), conn->node, &conn->peer.address);
                 events_table(server->events, server->registry);
+                r = conn_send(conn, response->data, response->len, NULL, false);
         }
         /* A fresh connection has room for eight bytes; if not, its peer could not read them in one piece. */
         if (r != 0)

@@ -631,8 +631,20 @@ class Notify:
         self.sock.close()
 
 
+def state_of(pid):
+    """R: it runs; S: it sleeps; and so on."""
+    with open(f'/proc/{pid}/stat', encoding='ascii', errors='replace') as stat:
+        return stat.read().rsplit(')', 1)[1].split()[0]
+
+
 def descriptors(pid):
-    """How many descriptors of each kind a process holds."""
+    """How many descriptors of each kind a process holds when it has done what it has to do: the end of a connection reaches
+    its peer before it is closed."""
+    deadline = time.monotonic() + DEADLINE
+    while state_of(pid) == 'R':
+        if time.monotonic() >= deadline:
+            raise AssertionError(f'process {pid} did not come to rest within {DEADLINE} s')
+        os.sched_yield()
     kinds = collections.Counter()
     for path in glob.glob(f'/proc/{pid}/fd/*'):
         with contextlib.suppress(OSError):
