@@ -114,6 +114,7 @@ enum { FUNCTIONS(INDEX) FUNCTIONS_COUNT };
 _Static_assert((int) FUNCTIONS_COUNT <= (int) FUNCTIONS_MAX, "there is room for all functions");
 
 static Control *control;
+static bool late;                  /* EPMD_FAULTS_LATE is set */
 static struct sockaddr_un journal; /* the tests' own, from EPMD_FAULTS_JOURNAL, instead of the machine's */
 
 __attribute__((constructor(101))) static void begin(void) {
@@ -136,6 +137,7 @@ __attribute__((constructor(101))) static void begin(void) {
                 ((Control *) memory)->version = CONTROL_VERSION;
         }
         control = memory;
+        late = getenv("EPMD_FAULTS_LATE");
         path = getenv("EPMD_FAULTS_JOURNAL");
         if (path && strlen(path) < sizeof journal.sun_path) {
                 journal.sun_family = AF_UNIX;
@@ -401,6 +403,21 @@ long wrapped_syscall(long number, long a, long b, long c, long d, long e, long f
         if (!next)
                 *(void **) &next = real("syscall");
         return next(number, a, b, c, d, e, f);
+}
+
+/* What a peer sends between the last look at its connection and the end of it: with EPMD_FAULTS_LATE, a connection is
+ * closed only when something has come, or nothing has for a while. */
+int wrapped_close(int fd) __asm__("close");
+int wrapped_close(int fd) {
+        const struct timespec while_ = {.tv_nsec = 200 * 1000 * 1000};
+        struct pollfd connection = {.fd = fd, .events = POLLIN};
+        int domain = 0, listens = 1;
+        socklen_t len = sizeof domain;
+
+        if (late && syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_INET &&
+            syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && !listens)
+                (void) syscall(SYS_ppoll, &connection, 1, &while_, NULL, 0);
+        return (int) syscall(SYS_close, fd);
 }
 
 /* The pause of a daemon that cannot begin is for systemd's sake; thousands of them would be for nobody's. */

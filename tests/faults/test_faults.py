@@ -23,7 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from faults import BROKEN, DEADLINE, EPMD, EXPLAINED, SHORT, Faults, World, Wrong, error_name  # noqa: E402
 import tap  # noqa: E402
 from epmdtest import (  # noqa: E402
-    Case, Conn, Process, dump, names, parse_names, pids_listening, port2, readable, stop)
+    Case, Conn, Process, dump, names, parse_names, parse_port2, pids_listening, port2, readable, stop)
 
 FULL = '--full' in sys.argv
 # Of a function that is called more often in a scenario, so many calls fail, the first and the last among them.
@@ -365,6 +365,24 @@ class Warnings(FaultCase):
         self.assertIn('1 node of the former epmd had not been kept', world.manager.log())
         world.drop_lost()
         self.assertNotIn(b'lonely', world.nodes)
+        world.end()
+
+
+@tap.beside
+class LateBytes(FaultCase):
+    """What a peer sends after its request resets its connection, if it comes at the wrong time; it has its reply by then."""
+
+    def test_reply(self):
+        world = World(self, env={'EPMD_FAULTS_LATE': '1'})
+        for packet in port2('base1'), names():
+            with contextlib.closing(world.send(world.connect(), packet)) as conn:
+                world.wait_read(conn)
+                world.send(conn, b'more')
+                reply = world.receive(conn)
+            if packet == names():
+                self.assertEqual(len(parse_names(reply).nodes), 5)
+            else:
+                self.assertEqual(parse_port2(reply).port, 20001)
         world.end()
 
 
