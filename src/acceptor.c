@@ -150,6 +150,7 @@ int acceptor_add(Acceptor *acceptor, int fd, const char *name) {
                 return -ENOMEM;
         *listener = (Listener){.acceptor = acceptor, .fd = TAKE_FD(owned), .name = strdup(name)};
         if (!listener->name)
+                /* cppcheck-suppress memleak ; its cleanup frees it */
                 return -ENOMEM;
         if (!acceptor->paused) {
                 r = watch_listener(listener);

@@ -46,6 +46,7 @@ int loop_new(Loop **ret) {
                 return -ENOMEM;
         loop->epoll = epoll_create1(EPOLL_CLOEXEC);
         if (loop->epoll < 0)
+                /* cppcheck-suppress memleak ; its cleanup frees it */
                 return -errno;
         /* Not the thread's default loop: that one asks for the thread's id at every turn. */
         r = sd_event_new(&loop->event);
