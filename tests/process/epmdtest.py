@@ -631,6 +631,10 @@ class Notify:
         self.sock.close()
 
 
+def is_under_valgrind():
+    return os.path.basename(EPMD) == 'valgrind'
+
+
 def state_of(pid):
     """R: it runs; S: it sleeps; and so on."""
     with open(f'/proc/{pid}/stat', encoding='ascii', errors='replace') as stat:
@@ -756,7 +760,7 @@ class Case(unittest.TestCase):
         return '\n'.join(process.describe() for process in self.processes)
 
     def skip_under_valgrind(self, reason):
-        if os.path.basename(EPMD) == 'valgrind':
+        if is_under_valgrind():
             self.skipTest(f'under valgrind: {reason}')
 
     def kept(self, process):
