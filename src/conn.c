@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "conn.h"
 
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 
 /* How much a peer may send after its request before we stop listening politely. */
@@ -145,7 +147,8 @@ int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing, bool 
         return CONN_WAIT;
 }
 
-/* Goes on sending what was kept, as the last that the connection sends. Returns as conn_send(); nothing kept counts as all sent. */
+/* Goes on sending what was kept, as the last that the connection sends. Returns as conn_send(); nothing kept counts as
+ * all sent. */
 int conn_flush(Conn *conn) {
         Output *output = conn->output;
         int r;
@@ -185,6 +188,13 @@ int conn_discard(Conn *conn, uint8_t scratch[PROTO_PACKET_MAX]) {
 /* Whether the connection still has to send some of that listing. */
 bool conn_is_sending(const Conn *conn, const Listing *listing) {
         return conn->output && conn->output->listing == listing;
+}
+
+/* Whether some of what was sent waits here, as the peer has no room for it yet. */
+bool conn_is_queued(const Conn *conn) {
+        int unsent = 0;
+
+        return ioctl(conn->fd, SIOCOUTQNSD, &unsent) == 0 && unsent > 0;
 }
 
 /* Whether the end of a registered connection has arrived and is only not read yet: its peer has closed or reset it,

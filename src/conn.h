@@ -56,6 +56,7 @@ int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing, bool 
 int conn_flush(Conn *conn);
 int conn_discard(Conn *conn, uint8_t scratch[PROTO_PACKET_MAX]);
 bool conn_is_sending(const Conn *conn, const Listing *listing);
+bool conn_is_queued(const Conn *conn);
 bool conn_is_gone(const Conn *conn);
 bool conn_is_untold(const Conn *conn);
 uint64_t conn_cookie(const Conn *conn);

@@ -276,7 +276,7 @@ void events_unregistered(Events *events, uint64_t now, const Node *node, const A
 }
 
 /* A node that an earlier process has registered and whose connection is gone with it. */
-void events_lost(Events *events, uint64_t now, const TableRecord *record) {
+void events_lost(Events *events, uint64_t now, const TableRecord *record, const char *reason) {
         const NodeInfo *info = &record->info;
         LogFields fields = node_fields(ID_UNREGISTERED, info, NULL, &record->owner);
         char name[ESCAPED_NAME_MAX];
@@ -284,7 +284,7 @@ void events_lost(Events *events, uint64_t now, const TableRecord *record) {
         if (!may_log(events, &events->node_lines, now))
                 return;
         fields.creation = proto_wire_creation(info->highest_version, record->counter);
-        fields.reason = "its connection was not kept";
+        fields.reason = reason;
         log_event(events->log, LOG_INFO, &fields, "Unregistered %s at port %u: %s",
                   escape_text(info->name, info->name_len, name, sizeof name), info->port, fields.reason);
 }

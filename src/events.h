@@ -36,7 +36,7 @@ void events_reload_impossible(Events *events);
 /* Nodes. */
 void events_registered(Events *events, uint64_t now, const Node *node, const Address *peer);
 void events_unregistered(Events *events, uint64_t now, const Node *node, const Address *peer, const char *reason);
-void events_lost(Events *events, uint64_t now, const TableRecord *record);
+void events_lost(Events *events, uint64_t now, const TableRecord *record, const char *reason);
 void events_refused(Events *events, uint64_t now, const Response *response, const Address *peer, const Owner *owner);
 void events_not_kept(Events *events, uint64_t now, const char *reason);
 

@@ -274,6 +274,15 @@ static bool get_own_address(int fd, Address *ret) {
         return true;
 }
 
+/* Whether our end is connected still. If it is, nobody else can have had the address of the peer meanwhile; after a reset
+ * anybody can, while what the peer had sent before is still to be read. */
+static bool is_still_connected(int fd) {
+        SocketAddress socket_address = {};
+        socklen_t len = sizeof socket_address;
+
+        return getpeername(fd, &socket_address.any, &len) == 0;
+}
+
 static Owner owner_of_unix(int64_t anyone, int fd) {
         struct ucred credentials;
         socklen_t len = sizeof credentials;
@@ -302,6 +311,8 @@ static Owner owner_of_tcp(Identity *identity, const Address *peer, const Address
                 if (!answer.believed)
                         return (Owner){.hidden = is_told(identity, own, peer, interface)};
         }
+        if (!is_still_connected(fd))
+                return (Owner){.hidden = true};
         owner = owner_by_uid(answer.uid, identity->passed_in ? NO_USER : identity->anyone);
         unit = identity->units && answer.cgroup ? units_find(identity->units, answer.cgroup, now) : NULL;
         if (unit) {

@@ -117,9 +117,8 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
         return 0;
 }
 
-/* Prepares a timer that does not run. accuracy: µs that it may be late, or 0: a quarter of a
- * second. Returns 0 or a negative errno; timer_done() is
- * right in both cases. */
+/* Prepares a timer that does not run. accuracy: µs that it may be late, or 0: a quarter of a second. Returns 0 or a
+ * negative errno; timer_done() is right in both cases. */
 int loop_add_timer(Loop *loop, uint64_t accuracy, void (*on_time)(void *userdata), void *userdata, Timer *timer) {
         int r;
 
@@ -162,14 +161,17 @@ static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *inf
         return 0;
 }
 
-/* Blocks SIGHUP, and has it handled in the loop. Returns 0 or a negative errno. */
-int loop_on_hangup(Loop *loop, void (*on_signal)(void *userdata), void *userdata) {
+/* From now on SIGHUP waits for loop_on_hangup(). */
+void loop_hold_hangup(void) {
         sigset_t hangup;
 
         (void) sigemptyset(&hangup);
         (void) sigaddset(&hangup, SIGHUP);
-        if (sigprocmask(SIG_BLOCK, &hangup, NULL) < 0)
-                return -errno;
+        (void) sigprocmask(SIG_BLOCK, &hangup, NULL);
+}
+
+/* Has SIGHUP, which must be held, handled in the loop, also one that waits. Returns 0 or a negative errno. */
+int loop_on_hangup(Loop *loop, void (*on_signal)(void *userdata), void *userdata) {
         loop->hangup = (SignalHandler){.on_signal = on_signal, .userdata = userdata};
         loop->event_is_due = true;
         return sd_event_add_signal(loop->event, NULL, SIGHUP, on_hangup, &loop->hangup);

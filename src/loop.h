@@ -45,6 +45,7 @@ void timer_stop(Timer *timer);
 void timer_done(Timer *timer);
 
 int loop_end_on_signals(Loop *loop);
+void loop_hold_hangup(void);
 int loop_on_hangup(Loop *loop, void (*on_signal)(void *userdata), void *userdata);
 
 uint64_t loop_now(const Loop *loop);

@@ -186,6 +186,8 @@ static int take_passed(PassedSockets *sockets, Log *log) {
 
 /* Serves the sockets that were passed. Returns 0 or a negative errno, explained. */
 static int add_passed(Server *server, PassedSockets *sockets, Log *log) {
+        size_t served = 0;
+
         for (size_t i = 0; i < sockets->n; i++) {
                 const char *name = sockets->items[i].name;
                 int r;
@@ -203,6 +205,11 @@ static int add_passed(Server *server, PassedSockets *sockets, Log *log) {
                 r = server_add_listener(server, TAKE_FD(sockets->items[i].fd), name);
                 if (r < 0)
                         return log_failure(log, r, "Failed to serve socket \"%s\"", name);
+                served++;
+        }
+        if (served == 0) {
+                log_message(log, LOG_ERR, "No socket was passed by systemd that could be served: start epmd.socket");
+                return -ENOENT;
         }
         return 0;
 }
@@ -388,7 +395,7 @@ static int open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, Stor
         int r;
 
         if (!directories || !*directories || *directories == ':') {
-                store_abandon(&daemon->sockets);
+                store_abandon(&daemon->sockets, true);
                 return 0;
         }
         /* A drop-in may add others behind that of the unit. */
@@ -404,7 +411,7 @@ static int open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, Stor
                                                    "the service", directories);
         log_message(daemon->log, LOG_WARNING, "Registrations will be lost when epmd restarts, failed to open %s: %s",
                     directories, ERR_TEXT(r));
-        store_abandon(&daemon->sockets);
+        store_abandon(&daemon->sockets, r != -EBUSY);
         return 0;
 }
 

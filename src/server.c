@@ -267,10 +267,14 @@ static void wait_or_end(Server *server, Conn *conn, uint32_t events) {
 }
 
 /* Everything was sent, and leaves with our end of the connection. What the peer has sent in the meantime must be read
- * before the socket is closed, or the kernel resets the connection and the reply may be lost with it. */
-static void finish(Server *server, Conn *conn) {
-        (void) shutdown(conn->fd, SHUT_WR);
-        if (conn_discard(conn, server->scratch) != CONN_EXCESS) {
+ * before the socket is closed, or the kernel resets the connection and the reply may be lost with it. So must what it
+ * sends while some of a long reply, a listing, has not left. */
+static void finish(Server *server, Conn *conn, bool is_long) {
+        int r;
+
+        /* If it cannot be told, it is gone. */
+        r = shutdown(conn->fd, SHUT_WR) < 0 ? -errno : conn_discard(conn, server->scratch);
+        if (r != CONN_EXCESS && !(r == 0 && is_long && conn_is_queued(conn))) {
                 end_conn(server, conn, "answered");
                 return;
         }
@@ -312,7 +316,7 @@ static void reply_and_finish(Server *server, Conn *conn, const Response *respons
         conn->state = CONN_SENDING;
         r = conn_send(conn, response->data, response->len, response->listing, true);
         if (r == 0)
-                finish(server, conn);
+                finish(server, conn, response->listing);
         else if (r == CONN_WAIT) {
                 if (response->listing)
                         keep_unsent(server, response->listing);
@@ -540,8 +544,9 @@ static void receive(Server *server, Conn *conn) {
 static void go_on_sending(Server *server, Conn *conn) {
         int r = conn_flush(conn);
 
+        /* It was too long to be sent at once. */
         if (r == 0)
-                finish(server, conn);
+                finish(server, conn, true);
         else if (r < 0)
                 end_conn(server, conn, ERR_TEXT(r));
 }
@@ -736,8 +741,6 @@ static int add_sources(Server *server) {
         if (r >= 0)
                 r = loop_end_on_signals(server->loop);
         if (r >= 0)
-                r = loop_on_hangup(server->loop, on_hangup, server);
-        if (r >= 0)
                 r = notifier_init(&server->notifier, server->loop, on_status, server);
         return r;
 }
@@ -756,6 +759,7 @@ int server_new(const ServerConfig *config, const ServerParts *parts, Server **re
         server->store = parts->store;
         server->identity = parts->identity;
         server->log = parts->log;
+        loop_hold_hangup();
         r = events_new(parts->log, &server->events);
         if (r >= 0)
                 r = tally_new(config->seed, &server->per_address);
@@ -876,7 +880,8 @@ static int on_record(void *userdata, uint32_t slot, const TableRecord *record, i
         if (r != -ENOTCONN)
                 return r;
         if (record->live)
-                events_lost(server->events, now_usec(server), record);
+                events_lost(server->events, now_usec(server), record,
+                            fd < 0 ? "its connection was not kept" : "connection reset");
         (void) registry_restore(server->registry, slot, record, NULL, NULL);
         return 0;
 }
@@ -923,6 +928,10 @@ int server_run(Server *server, ServerEnd *ret) {
         char listeners[LISTENERS_TEXT_MAX];
         int r;
 
+        /* Not before: the new program could be passed no socket that is not served yet. */
+        r = loop_on_hangup(server->loop, on_hangup, server);
+        if (r < 0)
+                return r;
         server->started = now_realtime();
         events_started(server->events, now_usec(server),
                        acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);

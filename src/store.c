@@ -405,8 +405,8 @@ static void park_all(Store *store) {
 }
 
 /* The last resort where the kernel lets nothing be parked before enough of what is parked has gone, because the limit
- * was lowered, or where it cannot be looked at: all of it goes first, and what lives is parked again. Killed in between, a process loses its nodes;
- * but nobody is left to wait for a daemon that does not know him. */
+ * was lowered, or where it cannot be looked at: all of it goes first, and what lives is parked again. Killed in
+ * between, a process loses its nodes; but nobody is left to wait for a daemon that does not know him. */
 static void park_anew(Store *store) {
         for (int i = 0; i < LOTS; i++)
                 lot_drop(&store->lots[i], SIZE_MAX);
@@ -433,8 +433,8 @@ static int open_all(Store *store, const char *directory, PassedSockets *sockets,
 /* Opens what an earlier process has left, or begins anew.
  *
  * directory: the runtime directory; sockets: what the service manager passed, the ends of the lots are taken out of
- * it, unless this fails; records_max: of registered and of remembered names together; in_flight_max: descriptors that the kernel lets
- * this user have in flight (RLIMIT_NOFILE). *ret is the caller's; report tells what was found.
+ * it, unless this fails; records_max: of registered and of remembered names together; in_flight_max: descriptors that
+ * the kernel lets this user have in flight (RLIMIT_NOFILE). *ret is the caller's; report tells what was found.
  * Returns 0; -EBUSY: another process has the directory; other negative errno. */
 int store_new(const char *directory, PassedSockets *sockets, size_t records_max, size_t in_flight_max,
               StoreReport *report, Store **ret) {
@@ -478,14 +478,14 @@ static void hang_up_all(Lot *lot) {
         }
 }
 
-/* For a process that cannot use a store: ends the connections that an earlier one has parked, so that the nodes notice
- * and register again, and lets go of what it has stored. */
-void store_abandon(PassedSockets *sockets) {
+/* For a process that cannot use a store: lets go of what an earlier one has stored, and ends the connections that it has
+ * parked, so that the nodes notice and register again. hang_up: false if that process may live and serve them. */
+void store_abandon(PassedSockets *sockets, bool hang_up) {
         for (int i = 0; i < LOTS; i++) {
                 Lot lot = {.in = take_named(sockets, end_names[i][0]), .out = take_named(sockets, end_names[i][1])};
 
                 /* The service manager may not hear of it, and hold them for ever. */
-                if (lot_check(&lot) == 0)
+                if (hang_up && lot_check(&lot) == 0)
                         hang_up_all(&lot);
                 lot_done(&lot);
                 for (int end = 0; end < 2; end++)
@@ -618,6 +618,7 @@ static int restore_record(Store *store, uint32_t slot, StoreRecordFunction on_re
                           StoreReport *report) {
         uint8_t payload[TABLE_PAYLOAD_MAX];
         Parked *parked = &store->parked[slot];
+        bool was_kept = parked->fd >= 0;
         TableRecord record;
         int r;
 
@@ -627,8 +628,8 @@ static int restore_record(Store *store, uint32_t slot, StoreRecordFunction on_re
         if (r < 0)
                 return r;
         report->restored += r > 0;
-        report->released += record.live && r == 0 && parked->fd >= 0;
-        report->lost += record.live && r == 0 && parked->fd < 0;
+        report->released += record.live && r == 0 && was_kept;
+        report->lost += record.live && r == 0 && !was_kept;
         if (r == 0 && parked->lot != NO_LOT)
                 store_drop(store, slot);
         return 0;

@@ -41,7 +41,7 @@ int store_new(const char *directory, PassedSockets *sockets, size_t records_max,
 Store *store_free(Store *store);
 DEFINE_CLEANUP(Store *, store_free)
 
-void store_abandon(PassedSockets *sockets);
+void store_abandon(PassedSockets *sockets, bool hang_up);
 size_t store_capacity(const Store *store);
 Table *store_table(Store *store);
 int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, StoreReport *report);

@@ -142,7 +142,7 @@ static json_t *node_to_json(const VarlinkFacts *facts, const Node *node) {
         /* A unit's name that is not UTF-8 is left out: jansson makes no string of it. */
         if (json && owner.unit_len > 0)
                 (void) json_object_set_new(json, "unit", json_stringn((const char *) owner.unit, owner.unit_len));
-        return json;
+        return was_refused ? drop(json) : json;
 }
 
 /* The text, or NULL. json_dumps() leaves out keys for which its buffer could not grow. */

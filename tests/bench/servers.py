@@ -112,7 +112,8 @@ class Process:
         text = self.process.stdout.readline() if ready else ''
         if not text:
             self.end()
-            raise Shortage(f'{" ".join(self.process.args)} did not say what it should, status {self.process.returncode}')
+            raise Shortage(f'{" ".join(self.process.args)} did not say what it should within {DEADLINE} s, '
+                           f'status {self.process.returncode}')
         return text
 
 
@@ -195,7 +196,7 @@ class Stored(Server):
     """This project's, as a service: with a socket that is passed in, a runtime directory in memory, and somebody who keeps
     what it stores."""
 
-    def __init__(self):
+    def __init__(self, limit=None):
         self.directory = tempfile.mkdtemp(dir='/dev/shm')
         self.kept = []
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -209,7 +210,7 @@ class Stored(Server):
         environment = {'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'epmd.socket', 'NOTIFY_SOCKET': f'{self.directory}/notify',
                        'RUNTIME_DIRECTORY': f'{self.directory}/run'}
         super().__init__(['/bin/sh', '-c', 'LISTEN_PID=$$ exec "$0" "$@"', program('EPMD', 'epmd'), '-systemd',
-                          '-idle-timeout', '0'], self.listener.getsockname()[1], stderr=subprocess.DEVNULL,
+                          '-idle-timeout', '0'], self.listener.getsockname()[1], limit, stderr=subprocess.DEVNULL,
                          env=os.environ | environment, pass_fds=(LISTEN_FDS_START,))
 
     def keep(self):

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -78,6 +79,7 @@ typedef struct Control {
         X(flock, EINTR, ENOLCK, EWOULDBLOCK)                                                                 \
         X(fork, EAGAIN, ENOMEM)                                                                              \
         X(fstat, EIO)                                                                                        \
+        X(fstatvfs, EIO, EINTR)                                                                              \
         X(ftruncate, EIO, EINTR)                                                                             \
         X(getpeername, ENOTCONN)                                                                             \
         X(getpwnam, ENOMEM, EIO)                                                                             \
@@ -92,6 +94,7 @@ typedef struct Control {
         X(poll, EINTR, ENOMEM)                                                                               \
         X(posix_fallocate, ENOSPC, EINTR, EIO, EFBIG)                                                        \
         X(read, EINTR)                                                                                       \
+        X(readdir, EIO, ENOENT)                                                                              \
         X(recv, EINTR, ECONNRESET, ENOMEM, ETIMEDOUT, SHORT)                                                 \
         X(recvfrom, EINTR, ENOBUFS, ENOMEM)                                                                  \
         X(recvmsg, EINTR, ENOMEM)                                                                            \
@@ -238,6 +241,8 @@ CALL(int, -1, flock, flock, (int fd, int operation), (fd, operation))
 CALL(int, -1, fork, fork, (void), ())
 CALL(int, -1, fstat, fstat, (int fd, void *st), (fd, st))
 CALL(int, -1, fstat, fstat64, (int fd, void *st), (fd, st))
+CALL(int, -1, fstatvfs, fstatvfs, (int fd, void *vfs), (fd, vfs))
+CALL(int, -1, fstatvfs, fstatvfs64, (int fd, void *vfs), (fd, vfs))
 CALL(int, -1, ftruncate, ftruncate, (int fd, off_t size), (fd, size))
 CALL(int, -1, ftruncate, ftruncate64, (int fd, off64_t size), (fd, size))
 CALL(int, -1, getpeername, getpeername, (int fd, void *address, void *len), (fd, address, len))
@@ -265,6 +270,8 @@ CALL(int, -1, poll, ppoll, (void *fds, nfds_t n, const void *timeout, const void
 CALL(int, error, posix_fallocate, posix_fallocate, (int fd, off_t at, off_t n), (fd, at, n))
 CALL(int, error, posix_fallocate, posix_fallocate64, (int fd, off64_t at, off64_t n), (fd, at, n))
 CALL(ssize_t, -1, read, read, (int fd, void *buffer, size_t n), (fd, buffer, n))
+CALL(void *, NULL, readdir, readdir, (void *dir), (dir))
+CALL(void *, NULL, readdir, readdir64, (void *dir), (dir))
 CALL(ssize_t, -1, recvfrom, recvfrom, (int fd, void *buffer, size_t n, int flags, void *from, void *len),
      (fd, buffer, n, flags, from, len))
 CALL(ssize_t, -1, recvmsg, recvmsg, (int fd, void *message, int flags), (fd, message, flags))
@@ -411,12 +418,13 @@ int wrapped_close(int fd) __asm__("close");
 int wrapped_close(int fd) {
         const struct timespec while_ = {.tv_nsec = 200 * 1000 * 1000};
         struct pollfd connection = {.fd = fd, .events = POLLIN};
-        int domain = 0, listens = 1;
+        int domain = 0, listens = 1, unread = 0;
         socklen_t len = sizeof domain;
 
-        if (late && syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_INET &&
-            syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && !listens)
-                (void) syscall(SYS_ppoll, &connection, 1, &while_, NULL, 0);
+        if (late && control && syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_INET &&
+            syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && !listens &&
+            syscall(SYS_ppoll, &connection, 1, &while_, NULL, 0) > 0 && syscall(SYS_ioctl, fd, FIONREAD, &unread) == 0)
+                control->injected += unread > 0;
         return (int) syscall(SYS_close, fd);
 }
 

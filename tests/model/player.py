@@ -29,6 +29,7 @@ import struct
 import tempfile
 import time
 
+TCP_LISTEN = '0A'
 PATIENCE = 10.0  # seconds that anything may take at most; it only ends failures
 LIBC = ctypes.CDLL(None, use_errno=True)
 ESTABLISHED, SYN_RECEIVED, CLOSE_WAIT = 1, 3, 8
@@ -406,8 +407,18 @@ class Player:
         link.close()
         return seen
 
+    def _connections(self):
+        """How many connections the process holds, as the kernel knows them."""
+        with open('/proc/net/tcp', encoding='ascii') as table:
+            rows = [row.split() for row in table][1:]
+        return sum(int(row[1].rsplit(':', 1)[1], 16) == self.port and row[3] != TCP_LISTEN and row[9] != '0' for row in rows)
+
     def descriptors(self):
-        """How many descriptors of each kind the process holds. The timer of its loop may come later."""
+        """How many descriptors of each kind the process holds when it has no connection any more: the end of one reaches its
+        peer before it is closed. The timer of its loop may come later."""
+        deadline = time.monotonic() + PATIENCE
+        while self._connections() and time.monotonic() < deadline:
+            readable([self.notify], 0.001)
         kinds = collections.Counter()
         for fd in os.listdir(f'/proc/{self.pid}/fd'):
             with contextlib.suppress(OSError):

@@ -130,6 +130,17 @@ class SlowReaders(Case):
             found = [name.decode() for name, _port in reply.nodes]
             self.assertEqual(found, [long_name(number) for number in range(999, -1, -1)])
 
+    def test_bytes_that_come_before_the_end_of_a_long_reply(self):
+        """They do not reset the connection on which it is still under way."""
+        daemon = self.start('-packet_timeout', '30')
+        for number in range(1000):
+            self.register(daemon, long_name(number))
+        conn = self.connect(daemon).send(names())
+        self.assert_served_at_once(daemon)
+        conn.send(b'more')
+        self.assertEqual(len(parse_names(conn.read_all()).nodes), 1000)
+        self.assertEqual(conn.end, 'eof')
+
     def test_a_slow_reader_sees_one_moment(self):
         """What registers and leaves while it reads neither mixes nor breaks its reply."""
         daemon = self.start_full()

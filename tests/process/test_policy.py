@@ -381,6 +381,31 @@ class Ends(PeopleCase):
                     in_child(ALICE, attack)
                     self.assert_registered(daemon, 'roots')
 
+    def test_another_at_the_same_address(self):
+        """What was sent before a reset is not taken for the request of whoever has the address by then."""
+        daemon = self.start(self.RELAXED)
+        self.registered(ROOT, daemon, 'roots')
+        for packet in (stop('roots'), kill()):
+            with self.subTest(packet=packet), socket.socket() as later:
+                later.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                later.bind(('127.0.0.1', 0))
+                source = later.getsockname()
+
+                def attack():
+                    with socket.socket() as sock:
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                        sock.bind(source)
+                        sock.connect(daemon.addresses[0])
+                        sock.sendall(packet)
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+                daemon.signal(signal.SIGSTOP)
+                try:
+                    in_child(ALICE, attack)
+                    later.connect(daemon.addresses[0])
+                finally:
+                    daemon.signal(signal.SIGCONT)
+                self.assert_registered(daemon, 'roots')
+
     def test_half_closed_and_known(self):
         """A request whose sender has said all that it has to say is as good as any."""
         daemon = self.start(self.RELAXED)

@@ -713,6 +713,18 @@ class Reload(ManagerCase):
         manager.settle_names([conn.name for conn in nodes])
         self.assert_unnoticed(nodes)
 
+    def test_told_again_at_any_moment(self):
+        """Also while the new program takes over, when it serves no socket yet."""
+        manager = self.manage()
+        nodes = self.nodes(manager, 3)
+        for turn in range(20):
+            manager.daemon.signal(signal.SIGHUP)
+            manager.pump(0.001 + 0.0005 * turn)
+            manager.daemon.signal(signal.SIGHUP)
+            manager.wait('READY', '1')
+            manager.settle_names([conn.name for conn in nodes])
+        self.assert_unnoticed(nodes)
+
     def test_listener_stays_open(self):
         """Every connection during reloads is taken and answered."""
         manager = self.manage()
@@ -728,6 +740,17 @@ class Reload(ManagerCase):
                 ready = bool(message) and message.get('READY') == '1'
         for conn in asking:
             self.assert_reply(conn, expected)
+
+    def test_reset_meanwhile(self):
+        """A node that has reset its connection while there was no process was kept; it is not there any more."""
+        manager = self.manage()
+        stays, leaves = self.nodes(manager, 2)
+        manager.kill()
+        leaves.reset()
+        manager.start()
+        manager.settle_names([stays.name])
+        self.assertRegex(manager.log(), f'Unregistered {leaves.name.decode()} at port .*: connection reset')
+        self.assertIn('Restored 1 node; 1 more has ended meanwhile', manager.log())
 
     def test_request_under_way(self):
         """One that comes to its end is answered; one that does not is closed, and holds nobody up."""
@@ -898,6 +921,13 @@ class Without(ManagerCase):
         self.assertEqual(manager.names(), [(b'n', 4711)])
         self.assert_unnoticed([conn])
 
+    def test_no_socket_to_listen_on(self):
+        """Something was passed, and nothing of it can be served: that is no daemon."""
+        manager = self.manage(fd_names=['epmd-lot-0-in'], start=False)
+        manager.spawn()
+        self.assertEqual(manager.daemon.wait(), 1)
+        self.assertIn('No socket was passed by systemd that could be served', manager.log())
+
     def test_names_with_colons(self):
         """They spoil LISTEN_FDNAMES, but not what the stored descriptors are called."""
         socks = [self.listener('127.0.0.1'), self.listener('127.0.0.2')]
@@ -1017,7 +1047,7 @@ class Without(ManagerCase):
 class Bounded(ManagerCase):
     """What has ended is released, however much of it there was."""
 
-    CYCLES = 100_000
+    CYCLES = 30_000
     BATCH = 250
     STAY = 100
 

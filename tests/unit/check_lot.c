@@ -436,9 +436,8 @@ static int fill_descriptors(void) {
 
         while (fcntl(top, F_GETFD) < 0)
                 top--;
-        do
-                fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
-        while (fd >= 0 && fd < top);
+        while ((fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)) >= 0 && fd < top)
+                unit_fds_before++;
         ck_assert_int_eq(fd, top + 1);
         safe_close(fd);
         return fd;

@@ -4,6 +4,7 @@
 /* What the unit tests share: rows of bytes, copies of exactly their size, and the main() that speaks TAP. */
 
 #include <check.h>
+#include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -43,10 +44,34 @@ static inline uint32_t unit_random(uint64_t *state) {
         return (uint32_t) (*state >> 33);
 }
 
+/* The descriptors that this process has, one of its own aside. */
+static inline size_t unit_count_fds(void) {
+        DIR *dir = opendir("/proc/self/fd");
+        size_t n = 0;
+
+        ck_assert_ptr_nonnull(dir);
+        while (readdir(dir))
+                n++;
+        (void) closedir(dir);
+        return n;
+}
+
+static size_t unit_fds_before;
+
+static inline void unit_before(void) {
+        unit_fds_before = unit_count_fds();
+}
+
+static inline void unit_after(void) {
+        ck_assert_uint_eq(unit_count_fds(), unit_fds_before);
+}
+
+/* Each test of it is one process, which has as many descriptors after the test as before. */
 static inline TCase *unit_case(Suite *suite, const char *name) {
         TCase *tcase = tcase_create(name);
 
         tcase_set_timeout(tcase, UNIT_TIMEOUT);
+        tcase_add_checked_fixture(tcase, unit_before, unit_after);
         suite_add_tcase(suite, tcase);
         return tcase;
 }
