@@ -105,7 +105,7 @@ def table(results):
         for case in cases:
             spread = f'  ({case["spread"]})' if case['spread'] else ''
             lines.append(f'    {case["case"]:<32}{case["measured"]:<30}{spread}')
-    lines += ['', 'For information:'] + [f'    {info["what"]:<60}{info["measured"]}' for info in results.infos]
+    lines += ['', 'For information:'] + [f'    {info["what"]:<68}{info["measured"]}' for info in results.infos]
     return '\n'.join(lines + [f'Note: {note}' for note in results.notes]) + '\n'
 
 
