@@ -83,6 +83,21 @@ setattr(Compared, f'test_the_daemon_with_seed_{SEED}', Compared.compare_ours)
 setattr(Compared, f'test_the_reference_with_seed_{SEED}', Compared.compare_reference)
 
 
+@tap.beside
+class Soak(unittest.TestCase):
+    """A few seconds of what "make soak" does for longer."""
+
+    def test_soak(self):
+        if TESTING_UPSTREAM or not has_diag():
+            self.skipTest('the program under test is the reference, or the kernel has no sock_diag for TCP')
+        done = subprocess.run([os.path.join(os.path.dirname(os.path.abspath(__file__)), 'soak'), '--minutes=0.22', f'--program={EPMD}'], capture_output=True,
+                              text=True, timeout=120, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout[-2000:] + done.stderr[-2000:])
+        self.assertIn('too few to say whether anything grows', done.stdout)
+        self.assertRegex(done.stdout, '(?m)^1 restarts')
+        self.assertIn('well: nothing', done.stdout)
+
+
 # --- models that are wrong: to the driver they are as much as a daemon that is ---------------------------------------
 
 
