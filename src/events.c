@@ -177,7 +177,7 @@ void events_dropped(Events *events, const StoreReport *report) {
                           "not belong to their record were dropped",
                           report->damaged, report->mismatched);
         if (report->lost > 0)
-                log_event(events->log, LOG_WARNING, &dropped,
+                log_event(events->log, LOG_NOTICE, &dropped,
                           "%zu %s of the former epmd had not been kept and will have to register again", report->lost,
                           report->lost == 1 ? "node" : "nodes");
 }

@@ -618,7 +618,7 @@ static int restore_record(Store *store, uint32_t slot, StoreRecordFunction on_re
                           StoreReport *report) {
         uint8_t payload[TABLE_PAYLOAD_MAX];
         Parked *parked = &store->parked[slot];
-        bool was_kept = parked->fd >= 0;
+        bool was_kept = parked->fd >= 0, is_lost;
         TableRecord record;
         int r;
 
@@ -628,8 +628,10 @@ static int restore_record(Store *store, uint32_t slot, StoreRecordFunction on_re
         if (r < 0)
                 return r;
         report->restored += r > 0;
-        report->released += record.live && r == 0 && was_kept;
-        report->lost += record.live && r == 0 && !was_kept;
+        /* A node that has not heard of its registration has nothing to lose. */
+        is_lost = !was_kept && record.told;
+        report->released += record.live && r == 0 && !is_lost;
+        report->lost += record.live && r == 0 && is_lost;
         if (r == 0 && parked->lot != NO_LOT)
                 store_drop(store, slot);
         return 0;

@@ -540,10 +540,11 @@ def costs(count):
         lost, _ = cost(count)
         drop_in(SERVICE, "")
         run("systemctl restart epmd")
-        extra = (kept - lost) / count * 1e6
-        if extra <= 10:
+        extra, most = (kept - lost) / count * 1e6, max(10, lost / count * 1e6 / 2)
+        if extra <= most:
             break
-    check(extra <= 10, f"a registration costs {extra:.1f} us more with the store")
+    # On a machine where each of them takes longer, so does the difference.
+    check(extra <= most, f"a registration costs {extra:.1f} us more with the store, at most {most:.1f}")
     check(manager < 1, f"{count} registrations cost PID 1 {manager:.2f} s")
     return (f"PID 1 {manager * 1000:.0f} ms for {count} registrations, a registration "
             f"{kept / count * 1e6:.1f} us CPU, without the store {lost / count * 1e6:.1f}")
