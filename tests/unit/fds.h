@@ -30,21 +30,24 @@ static inline void no_linger(int fd) {
 }
 
 static inline Pair make_pair(void) {
+        static int listener = -1; /* stays */
         struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         socklen_t len = sizeof address;
-        int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         Pair pair;
 
-        ck_assert_int_ge(listener, 0);
-        ck_assert_int_eq(bind(listener, (struct sockaddr *) &address, len), 0);
-        ck_assert_int_eq(listen(listener, 8), 0);
+        if (listener < 0) {
+                listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+                ck_assert_int_ge(listener, 0);
+                ck_assert_int_eq(bind(listener, (struct sockaddr *) &address, len), 0);
+                ck_assert_int_eq(listen(listener, 8), 0);
+                unit_fds_before++;
+        }
         ck_assert_int_eq(getsockname(listener, (struct sockaddr *) &address, &len), 0);
         pair.peer = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         ck_assert_int_ge(pair.peer, 0);
         ck_assert_int_eq(connect(pair.peer, (struct sockaddr *) &address, len), 0);
         pair.fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         ck_assert_int_ge(pair.fd, 0);
-        safe_close(listener);
         no_linger(pair.peer);
         return pair;
 }
