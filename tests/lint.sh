@@ -21,6 +21,11 @@ checks=(tests/unit/*.c tests/fuzz/*.c)
 mapfile -t scripts < <({ grep -rlE '^(#!.*\b(ba)?sh( |$)|# shellcheck shell=)' bootstrap .ci systemd tests
                          ls src/completion/bash/* debian/*inst debian/*rm debian/tests/[!c]* 2>/dev/null || true; } | sort -u)
 
+# All that has comments, but for settings that people read, and what programs make or need as it is.
+mapfile -t sources < <({ find src systemd man bootstrap .ci configure.ac Makefile.am -type f ! -name epmd.default
+                         find tests -type f ! -path '*/corpus/*' ! -path '*/crashes/*' ! -path '*/dict/*' ! -name README ! -name '.*'
+                         ls debian/rules debian/*inst debian/*rm debian/tests/[!c]*; } 2>/dev/null | grep -v __pycache__ | sort)
+
 # Each takes files, and prints what is wrong with them.
 
 analyze() {
@@ -46,6 +51,16 @@ check_cpp() {
 check_shell() {
     # SC1091: it does not follow what is only there when a package is installed.
     shellcheck --exclude=SC1091 "$@"
+}
+
+# By whoever reads one file alone.
+check_licences() {
+    local silent
+    silent=$(grep -L 'SPDX-License-Identifier: Apache-2\.0' "$@" || true)
+    [ -z "$silent" ] || {
+        printf '%s does not say its licence\n' "$silent"
+        return 1
+    }
 }
 
 # point TOOL NAME COMMAND...: one test; what the command prints is shown when it fails.
@@ -102,9 +117,11 @@ point gcc "gcc -fanalyzer: nothing in ${#programs[@]} files" analyze "${programs
 point clang-tidy "clang-tidy: nothing in $((${#programs[@]} + ${#checks[@]})) files" tidy "${programs[@]}" "${checks[@]}"
 point cppcheck "cppcheck: nothing in ${#programs[@]} files" check_cpp "${programs[@]}"
 point shellcheck "shellcheck: nothing in ${#scripts[@]} scripts" check_shell "${scripts[@]}"
+point grep "licences: said in each of ${#sources[@]} files" check_licences "${sources[@]}"
 point gcc "gcc -fanalyzer notices a use after free" finds analyzer-use-after-free analyze "$scratch/bad.c"
 point clang-tidy "clang-tidy notices a number that nobody checks" finds cert-err34-c tidy "$scratch/bad.c"
 point cppcheck "cppcheck notices an index out of bounds" finds arrayIndexOutOfBounds check_cpp "$scratch/bad.c"
 point shellcheck "shellcheck notices a word without quotes" finds SC2086 check_shell -s sh "$scratch/bad.sh"
+point grep "licences: a file that says nothing of one is noticed" finds bad.c check_licences "$scratch/bad.c"
 echo "1..$n"
 exit $failed

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """What the benchmark concludes, and that its tools do what they say; no time is of interest here."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Failing allocations and system calls, for tests: the driver's side of faults.c, and a world in which a daemon meets them.
 
 A World has a daemon under the fake service manager, the library loaded, and nodes whose registration was acknowledged. What

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Every allocation and system call that can fail does: one after the other, and at random.
 
 Each scenario is done once while calls are counted. Then, for each function, each call of it and each error that it can

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Surroundings that fail for longer: a service manager or a journal that does not read, no memory, no descriptors, no room.
 
 Nobody waits for them but those who must, nothing spins meanwhile, and afterwards all is as if nothing had been.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the interop tests share: an epmd that is started by its first
 connection, Erlang nodes driven line by line, and their certain end.
 

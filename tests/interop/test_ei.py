@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A C node on libei, a real Erlang node, and an epmd that they start."""
 
 import os

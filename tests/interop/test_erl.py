@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Real Erlang nodes and an epmd that their first connection starts."""
 
 import os

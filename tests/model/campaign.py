@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sequence after sequence, until the time is over or there is a difference."""
 
 import collections

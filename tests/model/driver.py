@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plays random steps on a daemon, and compares all that comes with what the model says.
 
 The ops of a step are under way at once, so that the daemon may do them in any order: the model does them in all of them, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random settings and steps: what clients of an epmd do, what they must not do, and what happens to the epmd meanwhile."""
 
 import contextlib

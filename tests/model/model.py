@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an epmd does, as small as it can be said: bytes of connections in, replies and ends of connections out.
 
 Nothing here is fast, waits, or knows about sockets. How the epmd of Erlang/OTP differs from ours is in Rules and nowhere

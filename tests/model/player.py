@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plays steps of a conversation with an epmd, as its service manager and as all of its clients, and tells what came.
 
 It needs nothing but Python and Linux, and knows nothing of what should come: a script that reproduces a failure begins with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From steps that fail to a few that fail, and from those to a script that needs nothing else."""
 
 import os

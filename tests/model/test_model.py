@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Random operations on the daemon, compared with a model of it; the model compared with the reference; and the proof that what
 is wrong is found.
 

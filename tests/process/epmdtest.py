@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the running daemon share: processes, connections, packets, and cleaning up after them.
 
 A test case derives from Case. Case.start() gives a daemon that serves; everything a test opens through its case is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A service manager as far as a daemon can tell, for the tests of what survives the daemon.
 
 It passes listening sockets, keeps the descriptors that the daemon hands over (FDSTORE) and passes them to the next process,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small TAP runner for unittest: one TAP point for each test method.
 
 Automake's tap-driver.sh reads the result: a plan first, then one `ok` or `not ok` for each method, `# SKIP reason`

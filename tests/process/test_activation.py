@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The daemon under a service manager: the sockets that it is given, what it notifies, and how it ends."""
 
 import functools

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The command line: every client form with its exact text and status, and how a daemon is started by hand."""
 
 import contextlib

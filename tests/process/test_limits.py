@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The daemon under pressure: restart races, slow readers, no descriptors left, deadlines, many nodes, resets."""
 
 import contextlib

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Who is answered, whose name it is, how much one may have, who may end what, and what the log says of it."""
 
 import contextlib

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The wire protocol of a running daemon: framing, every request, every reply, every limit, who may ask what."""
 
 import contextlib

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The same conversations with upstream's epmd and with this one: what comes back must be the same to the byte.
 
 A conversation is a list of steps. Some steps note an outcome: the bytes that have come on a connection, and whether

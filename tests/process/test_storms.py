@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Clients that mean harm, while 1,000 nodes are registered and somebody looks up 500 a second.
 
 Each storm lasts 2 seconds, or 10 with --full, which is `make check-storm`. No registration may be lost or refused, memory

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Nothing registered is ever lost: what must outlive the process, however it ends, and what must not."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the scenarios share. They run inside a booted machine, as root; a check
 that does not hold ends the scenario with a message."""
 

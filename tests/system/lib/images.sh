@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # What containers boot from: for each release a root file system with Debian's
 # packages, and an image of this project built inside that root (the sonames of

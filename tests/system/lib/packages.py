@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the scenarios about Debian's packages share: a machine whose packages come
 from /srv, nodes that live through all that is done to it, and what must hold
 after each step."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Debian's packages of this project, for the scenarios about them: what they are
 # built in, a minimal system with what debian/control names; and the machine that

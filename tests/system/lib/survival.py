@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nothing registered is lost, whatever happens to the daemon: the scenarios
 called survival, which differ in the number of nodes. Every check is made with
 the units as shipped; a seed in its output makes a run repeatable."""
