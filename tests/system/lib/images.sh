@@ -36,7 +36,7 @@ mirror() {
     local uri
     uri=$(apt-get indextargets --format "\$(REPO_URI) \$(COMPONENT) \$(CODENAME)" \
               'Created-By: Packages' 'Origin: Debian' \
-          | awk '$2 == "main" && $3 !~ /-/ { print $1; exit }')
+          | awk '$2 == "main" && $3 !~ /-/ && !first { first = $1 } END { print first }')
     [ -n "$uri" ] || {
         echo "no Debian mirror in this machine's apt sources, or never 'apt-get update'd" >&2
         return 1
