@@ -206,6 +206,9 @@ def main(module='__main__'):
         bail_out(f'no test is called {" or ".join(words)}')
     report = Report(sys.stdout, len(tests))
     signal.signal(signal.SIGALRM, _alarm)
+    # A shell without job control has what it starts in the background ignore it, and so would all that is started here.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     tokens = Tokens(BESIDE)
     waiting = [Beside(test, tokens) for test in tests if _runs_beside(test)]
     for test in tests:
