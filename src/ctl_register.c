@@ -16,6 +16,7 @@
 #include "client.h"
 #include "ctl_print.h"
 #include "ctl_verbs.h"
+#include "signals.h"
 #include "waiting.h"
 
 enum {
@@ -116,16 +117,17 @@ static int try_register(Hold *hold) {
         return r;
 }
 
-/* Signals become readable, so that they and the connection are waited for together. */
+/* Signals become readable, so that they and the connection are waited for together. Those that are ignored, as nohup(1)
+ * has it, stay so. */
 static int take_signals(Hold *hold) {
+        static const int ends[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
         sigset_t set;
 
         (void) sigemptyset(&set);
         (void) sigaddset(&set, SIGCHLD);
-        (void) sigaddset(&set, SIGHUP);
-        (void) sigaddset(&set, SIGINT);
-        (void) sigaddset(&set, SIGQUIT);
-        (void) sigaddset(&set, SIGTERM);
+        for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+                if (!signal_is_ignored(ends[i]))
+                        (void) sigaddset(&set, ends[i]);
         if (sigprocmask(SIG_BLOCK, &set, &hold->mask) < 0)
                 return -errno;
         hold->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

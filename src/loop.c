@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "signals.h"
+
 enum {
         BATCH_MAX = 64,  /* events of sockets in one turn, so that the others get theirs */
         SELDOM_MAX = 16, /* timers and signals in one turn, likewise */
@@ -146,10 +148,16 @@ void timer_done(Timer *timer) {
         timer->running = false;
 }
 
-/* From now on SIGTERM and SIGINT end the loop, with 0. Returns 0 or a negative errno. */
+static int end_on_signal(Loop *loop, int number) {
+        return sd_event_add_signal(loop->event, NULL, number | SD_EVENT_SIGNAL_PROCMASK, NULL, NULL);
+}
+
+/* From now on SIGTERM, and SIGINT unless it is ignored, end the loop, with 0. Returns 0 or a negative errno. */
 int loop_end_on_signals(Loop *loop) {
+        int r = end_on_signal(loop, SIGTERM);
+
         loop->event_is_due = true;
-        return sd_event_set_signal_exit(loop->event, true);
+        return r < 0 || signal_is_ignored(SIGINT) ? r : end_on_signal(loop, SIGINT);
 }
 
 static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *info, void *userdata) {

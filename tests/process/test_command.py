@@ -15,7 +15,7 @@ import time
 sys.dont_write_bytecode = True
 import tap
 from epmdtest import (  # noqa: E402
-    Case, Conn, DEADLINE, EPMD, PR_SET_PDEATHSIG, alive2, dump, has_ipv6, kill, listener, listening_inodes, names,
+    Case, Conn, DEADLINE, Daemon, EPMD, PR_SET_PDEATHSIG, alive2, dump, has_ipv6, kill, listener, listening_inodes, names,
     need_ipv6, parse_names, pids_listening, port_of, prctl, readable)
 
 NO_SERVER = 'epmd: Cannot connect to local epmd\n'
@@ -440,6 +440,16 @@ class Serving(CommandCase):
             self.register(daemon, 'lives')
             daemon.signal(number)
             self.assertEqual(daemon.wait(), 0)
+
+    def test_an_ignored_interrupt(self):
+        """What a shell without job control starts in the background is not ended by Ctrl-C."""
+        port = self.reserve()
+        daemon = self._ready(Daemon(['/bin/sh', '-c', 'trap "" INT; exec "$@"', 'sh', EPMD, '-port', str(port)],
+                                    [('127.0.0.1', port)]))
+        daemon.signal(signal.SIGINT)
+        # What comes together with a signal may be served before it.
+        for _ in range(2):
+            self.assertEqual(daemon.names(), [])
 
     def test_debug_levels(self):
         """Each level says more than the one below it, all of it on stderr and in upstream's form."""

@@ -625,6 +625,20 @@ class Register(CtlCase):
             self.assertEqual(process.wait(), 0)
             self.assert_registered(daemon)
 
+    def test_ignored_signals_do_not_end_it(self):
+        """What nohup and shells without job control ask for."""
+        daemon = self.start_foreground()
+        process = self.command('-c', 'trap "" HUP INT; exec "$@"', 'sh', EPMDCTL, 'register', 'x', '1', '-p', str(daemon.port),
+                               program='/bin/sh', env=self.environment())
+        self.wait_registered(process)
+        process.signal(signal.SIGHUP)
+        process.signal(signal.SIGINT)
+        # Signals come before what it says of this.
+        daemon.signal(signal.SIGTERM)
+        process.wait_stderr('lost the epmd')
+        process.signal(signal.SIGTERM)
+        self.assertEqual(process.wait(), 0)
+
     def test_held_until_the_terminal_goes(self):
         daemon = self.start_foreground()
         pid, terminal = self.start_in_terminal('register', 'x', '1', '-p', daemon.port)
