@@ -152,12 +152,17 @@ static int end_on_signal(Loop *loop, int number) {
         return sd_event_add_signal(loop->event, NULL, number | SD_EVENT_SIGNAL_PROCMASK, NULL, NULL);
 }
 
-/* From now on SIGTERM, and SIGINT unless it is ignored, end the loop, with 0. Returns 0 or a negative errno. */
+/* From now on SIGTERM, and SIGINT and SIGHUP unless they are ignored, end the loop, with 0. Returns 0 or a negative
+ * errno. */
 int loop_end_on_signals(Loop *loop) {
         int r = end_on_signal(loop, SIGTERM);
 
+        if (r >= 0 && !signal_is_ignored(SIGINT))
+                r = end_on_signal(loop, SIGINT);
+        if (r >= 0 && !signal_is_ignored(SIGHUP))
+                r = end_on_signal(loop, SIGHUP);
         loop->event_is_due = true;
-        return r < 0 || signal_is_ignored(SIGINT) ? r : end_on_signal(loop, SIGINT);
+        return r;
 }
 
 static int on_hangup(sd_event_source *source, const struct signalfd_siginfo *info, void *userdata) {

@@ -515,7 +515,7 @@ static int daemon_init(Daemon *daemon) {
                 .end_delay = options->systemd ? USEC_PER_SEC : 0,
                 .delay_accept = options->delay_accept,
                 .delay_write = options->delay_write,
-                .reload = reload,
+                .reload = options->systemd ? reload : NULL,
                 .reload_userdata = daemon,
         };
         size_t descriptors = raise_descriptors(daemon->log), nodes_max;
@@ -580,7 +580,7 @@ static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
         }
         if (r > 0)
                 return EXIT_SUCCESS;
-        (void) systemd_notify("ERRNO=%d\nSTATUS=%s", -r, ERR_TEXT(r));
+        (void) systemd_notify(-1, "ERRNO=%d\nSTATUS=%s", -r, ERR_TEXT(r));
         /* The unit restarts without a pause, as a daemon that was killed must; one that cannot run is no reason to
          * keep the machine busy. */
         if (options->systemd && getenv("NOTIFY_SOCKET"))
@@ -611,7 +611,9 @@ static int run_daemon(const Options *options, char **argv) {
                 return EXIT_FAILURE;
         }
         (void) signal(SIGPIPE, SIG_IGN);
-        (void) signal(SIGHUP, SIG_IGN);
+        /* In the foreground it ends with its terminal. */
+        if (options->systemd || options->daemon)
+                (void) signal(SIGHUP, SIG_IGN);
         if (!options->systemd)
                 systemd_leave();
         return options->daemon ? serve_in_background(options, argv, log) : serve(options, argv, log, -1);

@@ -19,7 +19,7 @@ static void tell_status(void *userdata) {
         bool again = notifier->on_status(notifier->userdata, text, sizeof text);
 
         notifier->status_time = loop_now(notifier->loop);
-        if (systemd_notify("%sSTATUS=%s", notifier->ready_untold ? "READY=1\n" : "", text) < 0)
+        if (systemd_notify(notifier->socket, "%sSTATUS=%s", notifier->ready_untold ? "READY=1\n" : "", text) < 0)
                 again = true;
         else
                 notifier->ready_untold = false;
@@ -38,7 +38,7 @@ void notifier_ready(Notifier *notifier) {
 static void on_watchdog_timer(void *userdata) {
         Notifier *notifier = userdata;
 
-        (void) systemd_notify("WATCHDOG=1");
+        (void) systemd_notify(notifier->socket, "WATCHDOG=1");
         timer_start(&notifier->watchdog_timer, loop_now(notifier->loop) + notifier->watchdog / 2);
 }
 
@@ -48,7 +48,7 @@ int notifier_init(Notifier *notifier, Loop *loop, StatusFunction on_status, void
         int r;
 
         *notifier = (Notifier){.loop = loop, .on_status = on_status, .userdata = userdata,
-                               .watchdog = systemd_watchdog()};
+                               .watchdog = systemd_watchdog(), .socket = systemd_notify_socket()};
         r = loop_add_timer(loop, 100 * USEC_PER_MSEC, tell_status, notifier, &notifier->status_timer);
         if (r < 0 || notifier->watchdog == 0)
                 return r;
@@ -58,7 +58,11 @@ int notifier_init(Notifier *notifier, Loop *loop, StatusFunction on_status, void
         return r;
 }
 
+/* Of one that is all zeroes, too. */
 void notifier_done(Notifier *notifier) {
+        if (!notifier->loop)
+                return;
         timer_done(&notifier->status_timer);
         timer_done(&notifier->watchdog_timer);
+        notifier->socket = safe_close(notifier->socket);
 }

@@ -16,6 +16,7 @@ typedef struct Notifier {
         Loop *loop; /* not ours */
         StatusFunction on_status;
         void *userdata;
+        int socket; /* of systemd_notify_socket(): a sign of life must not wait for a free descriptor */
         Timer status_timer;   /* runs: a change waits to be told */
         uint64_t status_time; /* of the last STATUS= */
         bool ready_untold;    /* READY=1 goes with the next one */

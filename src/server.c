@@ -116,8 +116,11 @@ static void on_reload_timer(void *userdata) {
                 timer_start(&server->reload_timer, now_usec(server) + 10 * USEC_PER_MSEC);
                 return;
         }
-        r = server->config.reload(server->config.reload_userdata);
-        (void) log_failure(server->log, r, "Failed to start the new program, going on with this one");
+        /* One of them may have been KILL_REQ. */
+        if (!server->end_timer.running) {
+                r = server->config.reload(server->config.reload_userdata);
+                (void) log_failure(server->log, r, "Failed to start the new program, going on with this one");
+        }
         acceptor_resume(server->acceptor);
         notifier_ready(&server->notifier);
 }
@@ -126,13 +129,14 @@ static void on_reload_timer(void *userdata) {
 static void on_hangup(void *userdata) {
         Server *server = userdata;
 
-        if (server->reload_timer.running)
+        /* Whoever has ended the daemon has its word that it ends. */
+        if (server->reload_timer.running || server->end_timer.running)
                 return;
-        if (!server->store || !server->config.reload) {
+        if (!server->store) {
                 events_reload_impossible(server->events);
                 return;
         }
-        (void) systemd_notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(server));
+        (void) systemd_notify(-1, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, now_usec(server));
         acceptor_pause(server->acceptor);
         server->reload_deadline = now_usec(server) + RELOAD_GRACE_MSEC * USEC_PER_MSEC;
         timer_start(&server->reload_timer, now_usec(server));
@@ -745,8 +749,8 @@ static int add_sources(Server *server) {
         return r;
 }
 
-/* Makes a server without listening sockets. SIGTERM and SIGINT end its loop; where the service manager asks for it,
- * its watchdog is served. *ret is the caller's. Returns 0 or a negative errno. */
+/* Makes a server without listening sockets. Signals end its loop, see loop_end_on_signals(); where the service manager
+ * asks for it, its watchdog is served. *ret is the caller's. Returns 0 or a negative errno. */
 int server_new(const ServerConfig *config, const ServerParts *parts, Server **ret) {
         _cleanup_(server_freep) Server *server = calloc(1, sizeof *server);
         int r;
@@ -759,7 +763,8 @@ int server_new(const ServerConfig *config, const ServerParts *parts, Server **re
         server->store = parts->store;
         server->identity = parts->identity;
         server->log = parts->log;
-        loop_hold_hangup();
+        if (config->reload)
+                loop_hold_hangup();
         r = events_new(parts->log, &server->events);
         if (r >= 0)
                 r = tally_new(config->seed, &server->per_address);
@@ -928,21 +933,23 @@ int server_run(Server *server, ServerEnd *ret) {
         char listeners[LISTENERS_TEXT_MAX];
         int r;
 
-        /* Not before: the new program could be passed no socket that is not served yet. */
-        r = loop_on_hangup(server->loop, on_hangup, server);
-        if (r < 0)
-                return r;
+        /* Not before: the new program could be passed no socket that is not served yet. A signal may have come during the
+         * take-over, and have ended the loop. */
+        if (server->config.reload && !loop_has_ended(server->loop)) {
+                r = loop_on_hangup(server->loop, on_hangup, server);
+                if (r < 0)
+                        return r;
+        }
         server->started = now_realtime();
         events_started(server->events, now_usec(server),
                        acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
         notifier_ready(&server->notifier);
         if (server->config.idle_timeout > 0)
                 timer_start(&server->idle_timer, now_usec(server) + server->config.idle_timeout);
-        /* A signal may have come during the take-over, and have ended the loop. */
         r = loop_run(server->loop);
         if (r < 0)
                 return r;
-        (void) systemd_notify("STOPPING=1\nSTATUS=Ending");
+        (void) systemd_notify(-1, "STOPPING=1\nSTATUS=Ending");
         events_stopping(server->events, registry_count(server->registry));
         *ret = (ServerEnd) r;
         return 0;

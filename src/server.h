@@ -26,14 +26,15 @@ typedef struct ServerConfig {
         uint64_t end_delay;      /* µs from KILL_REQ until the daemon ends */
         unsigned delay_accept;   /* s, for tests */
         unsigned delay_write;    /* s, for tests */
-        /* SIGHUP: replaces the program; returns only a negative errno, and then everything goes on. May be NULL. */
+        /* SIGHUP: replaces the program; returns only a negative errno, and then everything goes on. NULL: SIGHUP is no
+         * such request. */
         int (*reload)(void *userdata);
         void *reload_userdata;
 } ServerConfig;
 
 /* Why server_run() returned. */
 typedef enum ServerEnd {
-        SERVER_END_SIGNAL, /* SIGTERM or SIGINT */
+        SERVER_END_SIGNAL,
         SERVER_END_KILLED, /* KILL_REQ */
         SERVER_END_IDLE,
 } ServerEnd;

@@ -182,12 +182,16 @@ static void put_descriptor(struct msghdr *message, void *control, size_t size, i
         memcpy(CMSG_DATA(header), &fd, sizeof fd);
 }
 
-/* Tells the service manager something; does nothing where there is none. sd_notify(3) would wait for as long as the
- * manager does not read, and everybody would wait for the daemon.
+static int open_notify_socket(void) {
+        return socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+}
+
+/* Sends a notification to the service manager; does nothing where there is none. sd_notify(3) would wait for as long as
+ * the manager does not read, and everybody would wait for the daemon.
  *
- * fd: goes with it, or -1; patient: waits for some seconds, else not at all. Returns 0; -EAGAIN: the manager does not
- * read; another negative errno. */
-static int tell(const char *state, int fd, bool patient) {
+ * sock: of systemd_notify_socket(), or -1: one for this alone; fd: goes with it, or -1; patient: waits for some seconds,
+ * else not at all. Returns 0; -EAGAIN: the manager does not read; another negative errno. */
+static int send_notification(int sock, const char *state, int fd, bool patient) {
         const struct timeval patience = {.tv_sec = PATIENCE_SECONDS};
         struct sockaddr_un address;
         struct iovec iov = {.iov_base = (void *) state, .iov_len = strlen(state)};
@@ -196,11 +200,12 @@ static int tell(const char *state, int fd, bool patient) {
                 struct cmsghdr header; /* for alignment */
                 uint8_t space[CMSG_SPACE(sizeof(int))];
         } control;
-        _cleanup_close_ int sock = -1;
+        _cleanup_close_ int own = -1;
 
         if (!manager_address(&address, &message.msg_namelen))
                 return 0;
-        sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        if (sock < 0)
+                sock = own = open_notify_socket();
         if (sock < 0)
                 return -errno;
         if (patient && setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0)
@@ -213,16 +218,26 @@ static int tell(const char *state, int fd, bool patient) {
         return 0;
 }
 
-/* Tells the service manager what sd_notify(3) says, and never waits. Returns 0, also where there is no manager;
- * a negative errno: it does not know, and what is important should be said again later. */
-int systemd_notify(const char *format, ...) {
+/* Opens a socket for systemd_notify(), for notifications that must not depend on a descriptor being free. It is the
+ * caller's. Returns -1 where there is no service manager, or no descriptor now. */
+int systemd_notify_socket(void) {
+        struct sockaddr_un address;
+        socklen_t len;
+
+        return manager_address(&address, &len) ? open_notify_socket() : -1;
+}
+
+/* Tells the service manager what sd_notify(3) says, and never waits. sock: of systemd_notify_socket(), or -1. Returns 0,
+ * also where there is no manager; a negative errno: it does not know, and what is important should be said again
+ * later. */
+int systemd_notify(int sock, const char *format, ...) {
         char state[512];
         va_list ap;
 
         va_start(ap, format);
         (void) vsnprintf(state, sizeof state, format, ap);
         va_end(ap);
-        return tell(state, -1, false);
+        return send_notification(sock, state, -1, false);
 }
 
 /* How often the service manager wants to hear WATCHDOG=1, in µs; 0: never. */
@@ -238,7 +253,7 @@ int systemd_store(const char *name, int fd) {
         char state[128];
 
         (void) snprintf(state, sizeof state, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name);
-        return tell(state, fd, true);
+        return send_notification(-1, state, fd, true);
 }
 
 /* Has the service manager close all that it keeps under that name. */
@@ -246,7 +261,7 @@ void systemd_unstore(const char *name) {
         char state[128];
 
         (void) snprintf(state, sizeof state, "FDSTOREREMOVE=1\nFDNAME=%s", name);
-        (void) tell(state, -1, true);
+        (void) send_notification(-1, state, -1, true);
 }
 
 /* Moves what occupies the places where sd_listen_fds(3) looks out of the way, and the descriptors, too. saved: as

@@ -26,7 +26,8 @@ void passed_sockets_done(PassedSockets *sockets);
 int systemd_exec(const char *program, char **argv, const PassedSockets *sockets);
 
 void systemd_leave(void);
-int systemd_notify(const char *format, ...) _printf_(1, 2);
+int systemd_notify_socket(void);
+int systemd_notify(int sock, const char *format, ...) _printf_(2, 3);
 uint64_t systemd_watchdog(void);
 int systemd_store(const char *name, int fd);
 void systemd_unstore(const char *name);

@@ -435,18 +435,21 @@ class Serving(CommandCase):
         self.assert_fails_clearly(process, '192.0.2.77')
 
     def test_signals(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """The last is that of a terminal that closes."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             daemon = self.start_foreground()
             self.register(daemon, 'lives')
             daemon.signal(number)
             self.assertEqual(daemon.wait(), 0)
 
-    def test_an_ignored_interrupt(self):
-        """What a shell without job control starts in the background is not ended by Ctrl-C."""
+    def test_ignored_signals(self):
+        """What a shell without job control starts in the background is not ended by Ctrl-C, nor what nohup starts by the end
+        of the terminal."""
         port = self.reserve()
-        daemon = self._ready(Daemon(['/bin/sh', '-c', 'trap "" INT; exec "$@"', 'sh', EPMD, '-port', str(port)],
+        daemon = self._ready(Daemon(['/bin/sh', '-c', 'trap "" INT HUP; exec "$@"', 'sh', EPMD, '-port', str(port)],
                                     [('127.0.0.1', port)]))
         daemon.signal(signal.SIGINT)
+        daemon.signal(signal.SIGHUP)
         # What comes together with a signal may be served before it.
         for _ in range(2):
             self.assertEqual(daemon.names(), [])

@@ -13,11 +13,12 @@ import shutil
 import signal
 import socket
 import struct
+import sys
 import time
 
 import tap
 from epmdtest import (  # noqa: E402
-    DEADLINE, EPMD, alive2, frame, is_under_valgrind, names, own_network_if_possible, parse_alive2, parse_names, port2, readable)
+    DEADLINE, EPMD, alive2, frame, is_under_valgrind, kill, names, own_network_if_possible, parse_alive2, parse_names, port2, readable)
 from manager import TABLE_BLOCK, Ended, ManagerCase, creations_in_log, half_closed, memory_of, served
 
 LARGEST_NAME = '\U0001f600' * 255  # 1,020 bytes
@@ -868,6 +869,23 @@ class Reload(ManagerCase):
                 self.assert_unnoticed(nodes)
                 manager.end()
 
+    def test_told_to_end_before(self):
+        """KILL_REQ was answered with OK: the daemon ends, whoever wants it reloaded meanwhile."""
+        manager = self.manage()
+        manager.daemon.ask(kill())
+        manager.daemon.signal(signal.SIGHUP)
+        self.assertEqual(manager.daemon.wait(), 77)
+
+    def test_told_to_end_meanwhile(self):
+        """The request for the end is among those that a reload waits for."""
+        manager = self.manage()
+        asker = self.connect(manager.daemon).send(kill()[:-1]).wait_consumed()
+        manager.daemon.signal(signal.SIGHUP)
+        manager.wait('RELOADING', '1')
+        asker.send(kill()[-1:])
+        self.assertEqual(asker.read_all(), b'OK')
+        self.assertEqual(manager.daemon.wait(), 77)
+
     def test_killed_while_reloading(self):
         manager = self.manage()
         nodes = self.nodes(manager, 100)
@@ -877,6 +895,29 @@ class Reload(ManagerCase):
             manager.pump(choose.uniform(0, 0.01))
             manager.restart()
             self.assertEqual(len(manager.names()), 100)
+        self.assert_unnoticed(nodes)
+
+
+class TakeOver(ManagerCase):
+    """What comes while what an earlier process has left is taken over."""
+
+    ALREADY_SIGNALLED = '\n'.join((
+        'import os, signal, sys',
+        'signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])',
+        'os.kill(os.getpid(), signal.SIGTERM)',
+        'os.execv(sys.argv[1], sys.argv[1:])'))
+
+    def test_end(self):
+        """The daemon is stopped as it begins, or while SIGHUP replaces its program."""
+        manager = self.manage()
+        nodes = self.nodes(manager, 10)
+        manager.kill()
+        manager.wrapper = [sys.executable, '-c', self.ALREADY_SIGNALLED]
+        manager.spawn()
+        self.assertEqual(manager.daemon.wait(), 0)
+        manager.wrapper = []
+        manager.start()
+        self.assertEqual(len(manager.names()), 10)
         self.assert_unnoticed(nodes)
 
 

@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import json
 import os
+import resource
 import socket
 import struct
 import sys
@@ -85,6 +86,24 @@ def wait_read(channel):
         if time.monotonic() >= deadline:
             raise AssertionError('the daemon does not read what was sent')
         readable([channel], 0.001)
+
+
+class Descriptors(VarlinkCase):
+
+    def test_signs_of_life_need_none(self):
+        """Clients of both kinds take all descriptors that are left; the service manager hears of the daemon all the same."""
+        self.path = os.path.join(self.directory, 'varlink')
+        daemon = self.start(listeners=[self.listener(), self.listener(self.path)], fd_names=['epmd.socket', 'varlink'],
+                            limits=((resource.RLIMIT_NOFILE, 256, 256),), watchdog_usec=200000)
+        clients = [self.channel(daemon) for _ in range(CHANNELS_MAX)]
+        clients += [self.connect(daemon).send(b'\0') for _ in range(256)]
+        daemon.settle(lambda: len(os.listdir(f'/proc/{daemon.pid}/fd')) == 256, 'all descriptors are taken')
+        daemon.notify.drain()
+        daemon.notify.taken = len(daemon.notify.messages)
+        for _turn in range(4):
+            daemon.notify.wait('WATCHDOG', '1', process=daemon)
+        for client in clients:
+            client.close()
 
 
 class Content(VarlinkCase):
