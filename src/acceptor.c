@@ -121,9 +121,13 @@ static void on_ready(Watch *watch, uint32_t events) {
 
                 if (connection >= 0)
                         acceptor->on_accept(acceptor->userdata, connection, &remote, listener->name);
-                else if (errno == EAGAIN)
+                else if (is_of_connection(errno))
+                        continue;
+                /* Where no descriptor is free accept4() fails before it has seen that nobody waits. If somebody does, the
+                 * next turn knows. */
+                else if (errno == EAGAIN || i > 0)
                         break;
-                else if (!is_of_connection(errno) && !acceptor->on_error(acceptor->userdata, -errno)) {
+                else if (!acceptor->on_error(acceptor->userdata, -errno)) {
                         pause_and_retry(acceptor);
                         break;
                 }

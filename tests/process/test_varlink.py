@@ -97,6 +97,9 @@ class Descriptors(VarlinkCase):
                             limits=((resource.RLIMIT_NOFILE, 256, 256),), watchdog_usec=200000)
         clients = [self.channel(daemon) for _ in range(CHANNELS_MAX)]
         clients += [self.connect(daemon).send(b'\0') for _ in range(256)]
+        # When this is answered those before it have been accepted; the next takes its place.
+        daemon.names()
+        clients.append(self.connect(daemon).send(b'\0'))
         daemon.settle(lambda: len(os.listdir(f'/proc/{daemon.pid}/fd')) == 256, 'all descriptors are taken')
         daemon.notify.drain()
         daemon.notify.taken = len(daemon.notify.messages)
