@@ -557,6 +557,11 @@ class Process:
     def signal(self, number):
         signal.pidfd_send_signal(self.pidfd, number)
 
+    def stop(self):
+        """Has it stand still, until SIGCONT; the signal alone takes a moment to arrive."""
+        self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+
     def end(self):
         """Makes sure that it is gone, without regard for its status."""
         if self.status is None:

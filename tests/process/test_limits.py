@@ -322,7 +322,7 @@ class Crowds(Case):
         for number in range(2000):
             self.register(daemon, f'node{number}')
         # While it cannot run, all of them go: then all ends are there in one turn of its loop.
-        daemon.signal(signal.SIGSTOP)
+        daemon.stop()
         for conn in self.conns:
             conn.reset()
         begun = time.monotonic()
@@ -346,7 +346,7 @@ class Crowds(Case):
     def test_reset_before_accept(self):
         """They are gone when it comes to accept them."""
         daemon = self.start()
-        daemon.signal(signal.SIGSTOP)
+        daemon.stop()
         for turn in range(1000):
             conn = Conn(daemon.addresses[0])
             conn.send(names() if turn % 2 else alive2(f'gone{turn}'))
@@ -358,7 +358,7 @@ class Crowds(Case):
         """A burst that was waiting is served whole, and fairly beside a node that registers."""
         daemon = self.start()
         self.register(daemon, 'here', port=8)
-        daemon.signal(signal.SIGSTOP)
+        daemon.stop()
         asking = [self.connect(daemon).send(port2('here')) for _number in range(800)]
         daemon.signal(signal.SIGCONT)
         for conn in asking:

@@ -399,7 +399,7 @@ class Ends(PeopleCase):
                         sock.connect(daemon.addresses[0])
                         sock.sendall(packet)
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-                daemon.signal(signal.SIGSTOP)
+                daemon.stop()
                 try:
                     in_child(ALICE, attack)
                     later.connect(daemon.addresses[0])

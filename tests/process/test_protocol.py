@@ -579,7 +579,7 @@ class KillAndStop(Case):
         for conn in killing, late:
             conn.send(b'\0').wait_consumed()
         # While it cannot run, both come: then both are there in one turn of its loop.
-        daemon.signal(signal.SIGSTOP)
+        daemon.stop()
         killing.send(kill()[1:])
         late.send(alive2('late')[1:])
         daemon.signal(signal.SIGCONT)

@@ -365,7 +365,7 @@ class Circumstances(BothCase):
             packet = alive2('n')
             following = self.connect(daemon).send(packet[:-1]).wait_consumed()
             holder = self.register(daemon, 'n')
-            daemon.signal(signal.SIGSTOP)
+            daemon.stop()
             following.send(packet[-1:])
             holder.close()
             daemon.signal(signal.SIGCONT)
