@@ -187,6 +187,7 @@ void acceptor_resume(Acceptor *acceptor) {
                 pause_and_retry(acceptor);
 }
 
+/* Whether connections wait for acceptor_resume(), or for the acceptor itself to go on. */
 bool acceptor_is_paused(const Acceptor *acceptor) {
         return acceptor->paused;
 }

@@ -50,6 +50,7 @@ struct Events {
         RateLimit stranger_lines; /* and peers that are not answered */
         RateLimit limit_lines;
         RateLimit left_lines;
+        RateLimit shortage_lines;
         RateLimit kept_lines;
         unsigned unkept;           /* nodes of which it is not told yet that they would be lost in a restart */
         const char *unkept_reason; /* of the last of them */
@@ -72,6 +73,7 @@ int events_new(Log *log, Events **ret) {
                 .stranger_lines = {.period = USEC_PER_SEC, .max = STRANGER_LINES_MAX},
                 .limit_lines = rare,
                 .left_lines = rare,
+                .shortage_lines = rare,
                 .kept_lines = rare,
                 .killed_lines = {.period = USEC_PER_SEC, .max = 1},
         };
@@ -182,6 +184,7 @@ void events_dropped(Events *events, const StoreReport *report) {
                           report->lost == 1 ? "node" : "nodes");
 }
 
+/* After the take-over: how many nodes of the former process are here again, and how many ended while there was none. */
 void events_restored(Events *events, const StoreReport *report) {
         const LogFields restored = {.message_id = ID_RESTORED};
 
@@ -191,6 +194,7 @@ void events_restored(Events *events, const StoreReport *report) {
                           report->released == 1 ? "has" : "have");
 }
 
+/* idle_timeout: µs. */
 void events_idle(Events *events, uint64_t idle_timeout) {
         const LogFields fields = {.message_id = ID_IDLE};
 
@@ -198,7 +202,8 @@ void events_idle(Events *events, uint64_t idle_timeout) {
                   (double) idle_timeout / (double) USEC_PER_SEC);
 }
 
-/* From here on nothing is said of what peers do; what that was is counted, and told at the end. */
+/* A peer has asked for the end. From here on nothing is said of what peers do; what that was is counted, and told at the
+ * end. */
 void events_killed(Events *events, uint64_t now, const Address *peer) {
         const LogFields fields = {.message_id = ID_KILLED, .peer = peer};
         char text[ADDRESS_TEXT_MAX];
@@ -216,6 +221,7 @@ void events_spared(Events *events) {
         events->ending = false;
 }
 
+/* The last message, behind how many were held back. nodes: registered still. */
 void events_stopping(Events *events, size_t nodes) {
         const LogFields fields = {.message_id = ID_STOPPING};
 
@@ -224,6 +230,7 @@ void events_stopping(Events *events, size_t nodes) {
                   nodes == 1 ? "node" : "nodes");
 }
 
+/* SIGHUP came to a daemon without a store. */
 void events_reload_impossible(Events *events) {
         log_message(events->log, LOG_WARNING, "Not reloading: registrations would be lost, as the unit has no "
                                               "RuntimeDirectory= or no FileDescriptorStoreMax=");
@@ -242,6 +249,7 @@ static LogFields node_fields(const char *id, const NodeInfo *info, const Address
         };
 }
 
+/* peer: of its connection; now: monotonic, µs, here and below. */
 void events_registered(Events *events, uint64_t now, const Node *node, const Address *peer) {
         NodeInfo info;
         Owner owner;
@@ -258,6 +266,7 @@ void events_registered(Events *events, uint64_t now, const Node *node, const Add
                   escape_text(info.name, info.name_len, name, sizeof name), info.port, owner_text(&owner, text));
 }
 
+/* The node is registered still while this is told. reason: a constant text, for people and in EPMD_REASON=. */
 void events_unregistered(Events *events, uint64_t now, const Node *node, const Address *peer, const char *reason) {
         NodeInfo info;
         Owner owner;
@@ -358,7 +367,8 @@ void events_turned_away(Events *events, uint64_t now, const Address *peer, const
                           text);
 }
 
-/* Returns whether it was said: then the end of it is worth a message too. */
+/* There are no more descriptors for connections. what: happened. Returns whether it was said: then the end of it is worth
+ * a message too. */
 bool events_limit(Events *events, uint64_t now, const char *what, size_t connections, size_t nodes) {
         const LogFields fields = {.message_id = ID_LIMIT};
 
@@ -381,8 +391,28 @@ bool events_limit_left(Events *events, uint64_t now, size_t connections) {
         return true;
 }
 
+static const char *shortage_cure(int error) {
+        switch (error) {
+        case -ENFILE:
+                return "raise fs.file-max with sysctl";
+        case -ENOSPC:
+                return "raise fs.epoll.max_user_watches with sysctl";
+        default:
+                return "look at the memory of this machine, and at MemoryMax= of the service";
+        }
+}
+
+/* Something that more descriptors would not help: want of memory, or of what the kernel counts for all processes
+ * together. what: happened; error: a negative errno. */
+void events_shortage(Events *events, uint64_t now, const char *what, int error, size_t connections, size_t nodes) {
+        if (may_log_rarely(events, &events->shortage_lines, now))
+                log_message(events->log, LOG_WARNING, "%s, with %zu connections open and %zu nodes registered: %s; %s",
+                            what, connections, nodes, ERR_TEXT(error), shortage_cure(error));
+}
+
 /* ---- Debugging ---- */
 
+/* From a verbosity on: what is done with the connection of a peer. */
 void events_debug(Events *events, int verbosity, const Address *peer, const char *what) {
         const LogFields fields = {.peer = peer};
         char text[ADDRESS_TEXT_MAX];
@@ -391,6 +421,7 @@ void events_debug(Events *events, int verbosity, const Address *peer, const char
                 log_event(events->log, LOG_DEBUG, &fields, "%s: %s", address_format(peer, text), what);
 }
 
+/* From VERBOSITY_PACKETS on: the first bytes of what a peer has sent, or is sent. */
 void events_packet(Events *events, const Address *peer, const char *what, const uint8_t *data, size_t n) {
         char hex[3 * HEX_DUMP_MAX + 64];
         int len;
@@ -403,6 +434,7 @@ void events_packet(Events *events, const Address *peer, const char *what, const 
         events_debug(events, VERBOSITY_PACKETS, peer, hex);
 }
 
+/* From VERBOSITY_DEBUG on: which request it was, and whether it is answered. */
 void events_request(Events *events, const Address *peer, const Response *response) {
         const NodeInfo *info = &response->request.node;
         char name[ESCAPED_NAME_MAX], text[ESCAPED_NAME_MAX + 64];
@@ -418,6 +450,7 @@ void events_request(Events *events, const Address *peer, const Response *respons
         events_debug(events, VERBOSITY_DEBUG, peer, text);
 }
 
+/* From VERBOSITY_TABLES on: all that is registered. */
 void events_table(Events *events, const Registry *registry) {
         char name[ESCAPED_NAME_MAX];
 

@@ -43,6 +43,7 @@ void events_not_kept(Events *events, uint64_t now, const char *reason);
 /* Peers and limits. */
 void events_turned_away(Events *events, uint64_t now, const Address *peer, const char *allow, bool option);
 bool events_limit(Events *events, uint64_t now, const char *what, size_t connections, size_t nodes);
+void events_shortage(Events *events, uint64_t now, const char *what, int error, size_t connections, size_t nodes);
 bool events_limit_left(Events *events, uint64_t now, size_t connections);
 
 /* What only -d shows. */

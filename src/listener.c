@@ -33,6 +33,7 @@ int listener_check(int fd) {
         return 0;
 }
 
+/* What listener_check() found, for people. */
 const char *listener_problem_text(int problem) {
         switch (problem) {
         case LISTENER_NO_SOCKET:

@@ -74,6 +74,7 @@ int listing_new_dump(const Registry *registry, Listing **ret) {
         return 0;
 }
 
+/* Another reference, which is the caller's. NULL stays NULL. */
 Listing *listing_ref(Listing *listing) {
         if (listing)
                 listing->refs++;
@@ -87,6 +88,12 @@ Listing *listing_unref(Listing *listing) {
         return NULL;
 }
 
+/* Whether there is another reference than the caller's. */
+bool listing_has_others(const Listing *listing) {
+        return listing->refs > 1;
+}
+
+/* The text, listing_size() bytes, valid as long as the reference. */
 const uint8_t *listing_data(const Listing *listing) {
         return listing->data;
 }

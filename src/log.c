@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "log.h"
 
+#include <limits.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -11,15 +13,21 @@
 #include <sys/un.h>
 #include <time.h>
 
+#include "allowance.h"
+#include "clock.h"
 #include "escape.h"
 
 #define JOURNAL_SOCKET "/run/systemd/journal/socket"
 
 enum {
-        JOURNAL_PATIENCE_MSEC = 100,
+        PATIENCE_MSEC = 100,
         UNIT_TEXT_MAX = ESCAPED_BYTE_MAX * OWNER_UNIT_MAX,
         MESSAGE_MAX = ESCAPED_NAME_MAX + 2 * UNIT_TEXT_MAX + 512,
 };
+
+/* While the daemon waits for who reads its log everybody waits: for a moment in which that is busy, and of all the rest of
+ * the time half a percent. */
+static const Allowance patience = {.max = PATIENCE_MSEC * USEC_PER_MSEC, .recovery = 200};
 
 typedef enum LogTarget {
         LOG_TO_STDERR,
@@ -31,7 +39,8 @@ struct Log {
         LogTarget target;
         int verbosity;
         int journal;   /* a socket, once it is needed, or -1 */
-        unsigned lost; /* messages that the journal did not take since it took one */
+        unsigned lost; /* messages that nobody took, and of which the log does not tell yet */
+        Allowance patience;
 };
 
 /* Whether stderr is a stream to the journal: then fields reach it as well. */
@@ -60,6 +69,7 @@ int log_new(int verbosity, Log **ret) {
                 .target = stderr_is_journal() ? LOG_TO_JOURNAL : LOG_TO_STDERR,
                 .verbosity = verbosity,
                 .journal = -1,
+                .patience = patience,
         };
         *ret = log;
         return 0;
@@ -81,7 +91,7 @@ void log_detach(Log *log) {
                 log->target = LOG_TO_JOURNAL;
                 return;
         }
-        openlog("epmd", LOG_PID | LOG_CONS, LOG_DAEMON);
+        openlog("epmd", LOG_PID, LOG_DAEMON);
         log->target = LOG_TO_SYSLOG;
 }
 
@@ -89,15 +99,55 @@ int log_verbosity(const Log *log) {
         return log->verbosity;
 }
 
-static void to_stderr(const char *message) {
+/* What whoever reads standard error is told in one piece, the date included. Returns its length. */
+static size_t format_line(const char *message, char line[PIPE_BUF]) {
         time_t now = time(NULL);
         struct tm tm;
         char date[32] = "?";
+        int len;
 
         /* Always in English, as upstream's asctime(): the program never calls setlocale(). */
         if (localtime_r(&now, &tm))
                 (void) strftime(date, sizeof date, "%a %b %e %H:%M:%S %Y", &tm);
-        (void) fprintf(stderr, "epmd: %s: %s\n", date, message);
+        len = snprintf(line, PIPE_BUF, "epmd: %s: %s\n", date, message);
+        if (len < PIPE_BUF)
+                return (size_t) len;
+        line[PIPE_BUF - 1] = '\n';
+        return PIPE_BUF;
+}
+
+/* Whether so much as PIPE_BUF bytes can be written at once, or after a moment. */
+static bool is_writable(Log *log, int fd) {
+        struct pollfd p = {.fd = fd, .events = POLLOUT};
+        uint64_t begun;
+        int r = poll(&p, 1, 0);
+
+        if (r != 0)
+                return r > 0;
+        begun = clock_monotonic();
+        if (!allowance_is_left(&log->patience, begun))
+                return false;
+        r = poll(&p, 1, PATIENCE_MSEC);
+        allowance_spend(&log->patience, clock_monotonic() - begun);
+        return r > 0;
+}
+
+/* Nobody may read it, and without -d the daemon is not to wait for that. Returns whether it was taken. */
+static bool to_stderr(Log *log, const char *message) {
+        char line[PIPE_BUF];
+        size_t n = format_line(message, line), at = 0;
+
+        if (log->verbosity == 0 && !is_writable(log, STDERR_FILENO))
+                return false;
+        while (at < n) {
+                ssize_t written = write(STDERR_FILENO, line + at, n - at);
+
+                if (written < 0 && errno != EINTR)
+                        return false;
+                if (written > 0)
+                        at += (size_t) written;
+        }
+        return true;
 }
 
 enum {
@@ -161,31 +211,44 @@ static void add_fields(Entry *entry, const LogFields *fields) {
 }
 
 static int open_journal(void) {
-        const struct timeval patience = {.tv_usec = JOURNAL_PATIENCE_MSEC * 1000L};
+        const struct timeval timeout = {.tv_usec = PATIENCE_MSEC * 1000L};
         int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-        if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0)
+        if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) < 0)
                 fd = safe_close(fd);
         return fd;
 }
 
-/* sd_journal_sendv(3) would wait for as long as the journal does not read, and everybody would wait for the daemon.
- * Here the first message that the journal does not take waits for a moment, and those after it do not wait. */
-static bool send_entry(Log *log, const Entry *entry) {
+/* Returns 0 or a negative errno. */
+static int send_entry_once(const Log *log, const Entry *entry, int flags) {
         static const struct sockaddr_un journal = {.sun_family = AF_UNIX, .sun_path = JOURNAL_SOCKET};
-        const int flags = MSG_NOSIGNAL | (log->lost > 0 ? MSG_DONTWAIT : 0);
+
+        while (sendto(log->journal, entry->text, entry->used, flags | MSG_NOSIGNAL, (const struct sockaddr *) &journal,
+                      sizeof journal) < 0)
+                if (errno != EINTR)
+                        return -errno;
+        return 0;
+}
+
+/* sd_journal_sendv(3) would wait for as long as the journal does not read. */
+static bool send_entry(Log *log, const Entry *entry) {
+        uint64_t begun;
+        int r;
 
         if (log->journal < 0)
                 log->journal = open_journal();
-        while (sendto(log->journal, entry->text, entry->used, flags, (const struct sockaddr *) &journal,
-                      sizeof journal) < 0)
-                if (errno != EINTR)
-                        return false;
-        return true;
+        r = send_entry_once(log, entry, MSG_DONTWAIT);
+        if (r != -EAGAIN)
+                return r == 0;
+        begun = clock_monotonic();
+        if (!allowance_is_left(&log->patience, begun))
+                return false;
+        r = send_entry_once(log, entry, 0);
+        allowance_spend(&log->patience, clock_monotonic() - begun);
+        return r == 0;
 }
 
-static void to_journal(Log *log, int priority, const LogFields *fields, const char *message) {
-        unsigned lost = log->lost;
+static bool to_journal(Log *log, int priority, const LogFields *fields, const char *message) {
         Entry entry;
 
         entry.used = 0;
@@ -194,30 +257,38 @@ static void to_journal(Log *log, int priority, const LogFields *fields, const ch
         add(&entry, "SYSLOG_IDENTIFIER=%s", program_invocation_short_name);
         if (fields)
                 add_fields(&entry, fields);
-        if (!send_entry(log, &entry)) {
-                log->lost++;
-                return;
-        }
-        log->lost = 0;
-        if (lost > 0)
-                log_message(log, LOG_WARNING, "Before this the journal did not take %u messages", lost);
+        return send_entry(log, &entry);
 }
 
 static bool is_wanted(const Log *log, int priority) {
         return priority <= (log->verbosity >= VERBOSITY_DEBUG ? LOG_DEBUG : LOG_INFO);
 }
 
-static void emit(Log *log, int priority, const LogFields *fields, const char *message) {
+/* Returns whether it was taken. */
+static bool send_message(Log *log, int priority, const LogFields *fields, const char *message) {
         switch (log->target) {
         case LOG_TO_JOURNAL:
-                to_journal(log, priority, fields, message);
-                break;
+                return to_journal(log, priority, fields, message);
         case LOG_TO_SYSLOG:
                 syslog(priority, "%s", message);
-                break;
+                return true;
         default:
-                to_stderr(message);
+                return to_stderr(log, message);
         }
+}
+
+static void emit(Log *log, int priority, const LogFields *fields, const char *message) {
+        char notice[64];
+
+        if (!send_message(log, priority, fields, message)) {
+                log->lost++;
+                return;
+        }
+        if (log->lost == 0)
+                return;
+        (void) snprintf(notice, sizeof notice, "Before this %u messages were not taken", log->lost);
+        if (send_message(log, LOG_WARNING, NULL, notice))
+                log->lost = 0;
 }
 
 /* Logs one line. priority: LOG_ERR … LOG_DEBUG; what the verbosity leaves out costs next to nothing.

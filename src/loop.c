@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "clock.h"
 #include "signals.h"
 
 enum {
@@ -22,7 +22,7 @@ typedef struct SignalHandler {
 
 struct Loop {
         int epoll;
-        sd_event *event; /* timers and signals */
+        sd_event *event; /* timers and signals; whoever changes something in it sets event_is_due */
         Watch event_watch;
         bool event_is_due; /* something is ready in it, or was changed */
         bool ended;
@@ -103,6 +103,7 @@ void loop_forget_last(Loop *loop, Watch *watch) {
                         loop->ready[i].data.ptr = NULL;
 }
 
+/* Whether it is waited for. */
 bool watch_is_on(const Watch *watch) {
         return watch->on_ready;
 }
@@ -143,6 +144,7 @@ void timer_stop(Timer *timer) {
         timer->running = false;
 }
 
+/* Of one that loop_add_timer() could not prepare, and of one that is done already, too. */
 void timer_done(Timer *timer) {
         timer->source = sd_event_source_disable_unref(timer->source);
         timer->running = false;
@@ -192,16 +194,9 @@ int loop_on_hangup(Loop *loop, void (*on_signal)(void *userdata), void *userdata
 
 /* ---- Turns ---- */
 
-static uint64_t read_clock(void) {
-        struct timespec t;
-
-        (void) clock_gettime(CLOCK_MONOTONIC, &t);
-        return (uint64_t) t.tv_sec * USEC_PER_SEC + (uint64_t) t.tv_nsec / 1000;
-}
-
 /* The time (monotonic, µs): the same throughout a turn. */
 uint64_t loop_now(const Loop *loop) {
-        return loop->now > 0 ? loop->now : read_clock();
+        return loop->now > 0 ? loop->now : clock_monotonic();
 }
 
 /* Whether what is handled in this turn was there before anybody waited for it: there may be more of it. */
@@ -215,7 +210,7 @@ static int run_event(Loop *loop) {
         int n = 0;
 
         loop->event_is_due = false;
-        loop->now = read_clock();
+        loop->now = clock_monotonic();
         while (n < SELDOM_MAX && !loop->ended) {
                 int r = sd_event_run(loop->event, 0);
 
@@ -229,12 +224,12 @@ static int run_event(Loop *loop) {
 }
 
 static int wait_and_handle(Loop *loop, int timeout_msec) {
-        uint64_t before = read_clock();
+        uint64_t before = clock_monotonic();
         int n = epoll_wait(loop->epoll, loop->ready, BATCH_MAX, timeout_msec);
 
         if (n < 0)
                 return errno == EINTR ? 0 : -errno;
-        loop->now = read_clock();
+        loop->now = clock_monotonic();
         loop->busy = loop->now <= before + AT_ONCE_USEC;
         loop->n_ready = n;
         for (loop->at = 0; loop->at < loop->n_ready; loop->at++) {

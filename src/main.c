@@ -184,6 +184,15 @@ static int take_passed(PassedSockets *sockets, Log *log) {
         return -ENOENT;
 }
 
+/* Whether it was stored by a later version of this program, after which an administrator has gone back to this one. */
+static bool is_of_another_version(const PassedSocket *socket) {
+        static const char ours[] = "epmd-", unit[] = ".socket";
+        size_t n = strlen(socket->name);
+
+        return strncmp(socket->name, ours, sizeof ours - 1) == 0 &&
+               (n < sizeof unit || strcmp(socket->name + n - (sizeof unit - 1), unit) != 0);
+}
+
 /* Serves the sockets that were passed. Returns 0 or a negative errno, explained. */
 static int add_passed(Server *server, PassedSockets *sockets, Log *log) {
         size_t served = 0;
@@ -195,6 +204,11 @@ static int add_passed(Server *server, PassedSockets *sockets, Log *log) {
                 if (sockets->items[i].fd < 0)
                         continue;
                 r = listener_check(sockets->items[i].fd);
+                if (r > 0 && is_of_another_version(&sockets->items[i])) {
+                        log_message(log, LOG_WARNING, "Dropping \"%s\", which another version of epmd has stored", name);
+                        systemd_unstore(name);
+                        continue;
+                }
                 if (r != 0) {
                         log_message(log, LOG_ERR,
                                     "Socket %zu of those passed by systemd, \"%s\", cannot be served: %s; look at the "
@@ -223,14 +237,11 @@ static int explain_taken(const Address *address, Log *log) {
         bool answers;
         int r;
 
-        r = client_call_local(address->port, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
+        r = address_is_any(address)
+                    ? client_call_local(address->port, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply)
+                    : client_call(address, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
         answers = r == 0 && is_listing(&reply);
         client_reply_done(&reply);
-        if (!answers && !address_is_any(address)) {
-                r = client_call(address, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
-                answers = r == 0 && is_listing(&reply);
-                client_reply_done(&reply);
-        }
         if (answers) {
                 log_message(log, LOG_DEBUG, "An epmd runs on port %u already, nothing to do", address->port);
                 return 1;
@@ -447,10 +458,12 @@ static int open_reserve(Daemon *daemon) {
         size_t bad_len = 0;
         int r = reserve_parse(daemon->options->reserve, find_user, &daemon->reserve, &bad, &bad_len);
 
+        if (r == -ENOMEM)
+                return log_failure(daemon->log, r, "Failed to read the reservations");
         if (r < 0) {
                 log_message(daemon->log, LOG_ERR,
-                            "EPMD_RESERVE: \"%.*s\" is no reservation: give NAME:USER or PREFIX*:USER, separated by "
-                            "blanks",
+                            "EPMD_RESERVE or -reserve: \"%.*s\" is no reservation: give NAME:USER or PREFIX*:USER, "
+                            "separated by blanks",
                             (int) size_min(bad_len, 100), bad);
                 return r;
         }
@@ -504,9 +517,10 @@ static int make_parts(Daemon *daemon, ServerConfig *config, size_t nodes_max) {
         return r < 0 ? log_failure(daemon->log, r, "Failed to set up the daemon") : 0;
 }
 
-static int daemon_init(Daemon *daemon) {
+static ServerConfig server_config(Daemon *daemon) {
         const Options *options = daemon->options;
-        ServerConfig config = {
+
+        return (ServerConfig){
                 .allow = &options->allow,
                 .allow_text = options->allow_text,
                 .allow_option = options->allow_option,
@@ -518,28 +532,12 @@ static int daemon_init(Daemon *daemon) {
                 .reload = options->systemd ? reload : NULL,
                 .reload_userdata = daemon,
         };
-        size_t descriptors = raise_descriptors(daemon->log), nodes_max;
-        StoreReport report = {};
-        int r = 0;
+}
 
-        divide_descriptors(descriptors, &config.connections_max, &nodes_max);
-        if (options->systemd)
-                r = take_passed(&daemon->sockets, daemon->log);
-        if (r >= 0)
-                r = open_reserve(daemon);
-        if (r < 0)
-                return r;
-        open_identity(daemon);
-        if (options->systemd)
-                r = open_store(daemon, nodes_max, descriptors, &report);
-        if (r < 0)
-                return r;
-        if (daemon->store)
-                nodes_max = size_min(nodes_max, store_capacity(daemon->store));
-        r = make_parts(daemon, &config, nodes_max);
-        if (r < 0 || !daemon->store)
-                return r;
-        r = server_restore(daemon->server, &report);
+/* Has the server take over the nodes of an earlier process. Returns 0 or a negative errno, explained. */
+static int take_over(Daemon *daemon, StoreReport *report) {
+        int r = server_restore(daemon->server, report);
+
         if (is_passing_error(r))
                 return log_failure(daemon->log, r, "Failed to take over the registered nodes, ending so that the next "
                                                    "process does; if that happens again and again, look at MemoryMax= "
@@ -550,8 +548,40 @@ static int daemon_init(Daemon *daemon) {
         return 0;
 }
 
+/* All but listening sockets. Returns 0 or a negative errno, explained. */
+static int daemon_init(Daemon *daemon) {
+        ServerConfig config = server_config(daemon);
+        size_t descriptors = raise_descriptors(daemon->log), nodes_max;
+        StoreReport report = {};
+        int r = 0;
+
+        divide_descriptors(descriptors, &config.connections_max, &nodes_max);
+        if (daemon->options->systemd)
+                r = take_passed(&daemon->sockets, daemon->log);
+        if (r >= 0)
+                r = open_reserve(daemon);
+        if (r < 0)
+                return r;
+        open_identity(daemon);
+        if (daemon->options->systemd)
+                r = open_store(daemon, nodes_max, descriptors, &report);
+        if (r < 0)
+                return r;
+        if (daemon->store)
+                nodes_max = size_min(nodes_max, store_capacity(daemon->store));
+        r = make_parts(daemon, &config, nodes_max);
+        return r < 0 || !daemon->store ? r : take_over(daemon, &report);
+}
+
 static int exit_status(const Options *options, ServerEnd end) {
         return options->systemd && end != SERVER_END_SIGNAL ? EXIT_OWN_ACCORD : EXIT_SUCCESS;
+}
+
+/* The unit restarts without a pause, as a daemon that was killed must; one that cannot run is no reason to keep the machine
+ * busy. */
+static void wait_before_restart(void) {
+        if (getenv("NOTIFY_SOCKET"))
+                (void) sleep(1);
 }
 
 /* Serves until the end. ready_fd: whom to tell when the sockets listen, or -1. Returns the exit status. */
@@ -581,10 +611,8 @@ static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
         if (r > 0)
                 return EXIT_SUCCESS;
         (void) systemd_notify(-1, "ERRNO=%d\nSTATUS=%s", -r, ERR_TEXT(r));
-        /* The unit restarts without a pause, as a daemon that was killed must; one that cannot run is no reason to
-         * keep the machine busy. */
-        if (options->systemd && getenv("NOTIFY_SOCKET"))
-                (void) sleep(1);
+        if (options->systemd)
+                wait_before_restart();
         return EXIT_FAILURE;
 }
 
@@ -634,13 +662,28 @@ static int run(const Options *options, char **argv) {
         }
 }
 
+/* Whether it was started as one, although its options are wrong. */
+static bool is_service(char **argv) {
+        for (; *argv; argv++)
+                if (strcmp(*argv, "-systemd") == 0 || strcmp(*argv, "--systemd") == 0)
+                        return true;
+        return false;
+}
+
 int main(int argc, char **argv) {
         char error[OPTIONS_ERROR_MAX];
         Options options;
-        int status;
+        int status, r;
 
+        r = background_open_standard();
+        if (r < 0) {
+                (void) fprintf(stderr, "epmd: failed to open /dev/null: %s\n", ERR_TEXT(r));
+                return EXIT_FAILURE;
+        }
         if (options_parse(argc, argv, environ, &options, error) < 0) {
                 (void) fprintf(stderr, "epmd: %s\n", error);
+                if (is_service(argv))
+                        wait_before_restart();
                 return EXIT_FAILURE;
         }
         status = run(&options, argv);

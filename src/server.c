@@ -11,6 +11,7 @@
 
 #include "acceptor.h"
 #include "channels.h"
+#include "clock.h"
 #include "conn.h"
 #include "deadlines.h"
 #include "events.h"
@@ -70,13 +71,6 @@ static void on_conn(Watch *watch, uint32_t events);
 
 static uint64_t now_usec(const Server *server) {
         return loop_now(server->loop);
-}
-
-static uint64_t now_realtime(void) {
-        struct timespec t;
-
-        (void) clock_gettime(CLOCK_REALTIME, &t);
-        return (uint64_t) t.tv_sec * USEC_PER_SEC + (uint64_t) t.tv_nsec / 1000;
 }
 
 /* ---- What the service manager is told ---- */
@@ -142,12 +136,18 @@ static void on_hangup(void *userdata) {
         timer_start(&server->reload_timer, now_usec(server));
 }
 
+/* ---- Connections that wait ---- */
+
+/* There are no more descriptors for connections. */
 static void say_limit(Server *server, const char *what) {
         if (events_limit(server->events, now_usec(server), what, server->n_conns, registry_count(server->registry)))
                 server->limit_said = true;
 }
 
-/* ---- Connections that wait ---- */
+static void say_shortage(Server *server, const char *what, int error) {
+        events_shortage(server->events, now_usec(server), what, error, server->n_conns,
+                        registry_count(server->registry));
+}
 
 /* By what the share of a remote peer is counted: its IPv4 address, or the network of its IPv6 address, of which each
  * host has as many addresses as it likes. */
@@ -197,6 +197,13 @@ static void stop_waiting(Server *server, Conn *conn) {
 
 /* ---- The end of a connection ---- */
 
+/* Versions of a listing that nobody sends any more are as much memory as those that somebody does. */
+static void drop_unsent(Server *server) {
+        for (size_t i = 0; i < LISTINGS_MAX; i++)
+                if (server->unsent[i] && !listing_has_others(server->unsent[i]))
+                        server->unsent[i] = listing_unref(server->unsent[i]);
+}
+
 /* The name of a connection is free from here on. Its peer may still be there, and of what is stored others hold
  * duplicates: closing it would not reach the peer. */
 static void unregister(Server *server, Conn *conn, const char *why) {
@@ -226,6 +233,7 @@ static void end_conn(Server *server, Conn *conn, const char *why) {
                 unregister(server, conn, why);
         stop_waiting(server, conn);
         conn_free(conn);
+        drop_unsent(server);
         server->n_conns--;
         if (acceptor_is_paused(server->acceptor) && !server->reload_timer.running)
                 acceptor_resume(server->acceptor);
@@ -253,7 +261,7 @@ static int wait_for(Server *server, Conn *conn, uint32_t events) {
                 notifier_changed(&server->notifier);
         r = loop_watch(server->loop, &conn->watch, conn->fd, events | EPOLLET | EPOLLRDHUP, on_conn);
         if (r < 0) {
-                say_limit(server, "A connection could not be waited for and was closed");
+                say_shortage(server, "A connection could not be waited for and was closed", r);
                 return r;
         }
         if (conn->state == CONN_REGISTERED)
@@ -394,7 +402,7 @@ static int find_port(Conn *conn, uint8_t tag) {
 /* Asks the service. What a node has counts only while it lives: one that restarts can be here before the end of its
  * former connection was read. */
 static int ask_service(Server *server, Conn *conn, const Holder *holder, const uint8_t *body, size_t n, Response *ret) {
-        uint64_t now = body[0] == TAG_ALIVE2_REQ ? now_realtime() : 0;
+        uint64_t now = body[0] == TAG_ALIVE2_REQ ? clock_realtime() : 0;
         int r = service_handle(server->service, &conn->peer, body, n, holder, now, ret);
 
         if (r < 0 || ret->verdict != VERDICT_REFUSED || !ret->node || !conn_is_gone(holder_of(ret->node)))
@@ -494,7 +502,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
 
         events_packet(server->events, &conn->peer.address, "request of", body, n);
         if (find_port(conn, body[0]) < 0 || ask_service(server, conn, &holder, body, n, &response) < 0) {
-                say_limit(server, "There was no memory for a reply");
+                say_shortage(server, "A request was not answered", -ENOMEM);
                 end_conn(server, conn, "out of memory");
                 return;
         }
@@ -621,8 +629,9 @@ static bool make_room(Server *server, const Peer *peer) {
                 limit -= size_min(limit / LOCAL_DIVISOR, LOCAL_PLACES);
         if (server->n_conns < limit)
                 return true;
-        say_limit(server, "Connections that wait are closed to make room for new ones");
         victim = longest_waiting(server, !peer->local);
+        say_limit(server, victim ? "Connections that wait are closed to make room for new ones"
+                                 : "New connections are closed until others end");
         if (victim)
                 end_conn(server, victim, "made room for another");
         return victim != NULL;
@@ -632,14 +641,15 @@ static bool make_room(Server *server, const Peer *peer) {
  * than connections, clients of Varlink say, may have taken those that were left. */
 static bool on_accept_error(void *userdata, int error) {
         Server *server = userdata;
-        Conn *victim = error == -EMFILE ? longest_waiting(server, false) : NULL;
-        char what[128];
+        Conn *victim;
 
-        (void) snprintf(what, sizeof what, "%s: %s",
-                        victim ? "Connections that wait are closed to make room for new ones"
-                               : "No new connections until others end",
-                        ERR_TEXT(error));
-        say_limit(server, what);
+        if (error != -EMFILE) {
+                say_shortage(server, "No new connections for now", error);
+                return false;
+        }
+        victim = longest_waiting(server, false);
+        say_limit(server, victim ? "Connections that wait are closed to make room for new ones: all descriptors are taken"
+                                 : "No new connections until others end: all descriptors are taken");
         if (victim)
                 end_conn(server, victim, "made room for another");
         return victim != NULL;
@@ -653,6 +663,7 @@ static void on_accept(void *userdata, int fd, const SocketAddress *remote, const
         const Allow *allow = rule_of(server, name);
         Conn *conn;
         Peer peer;
+        int r;
 
         delay(server->config.delay_accept);
         server->active_time = now;
@@ -671,8 +682,13 @@ static void on_accept(void *userdata, int fd, const SocketAddress *remote, const
                 notifier_changed(&server->notifier);
                 return;
         }
-        if (!make_room(server, &peer) || conn_new(fd, &peer, now + server->config.packet_timeout, server, &conn) < 0)
+        if (!make_room(server, &peer))
                 return;
+        r = conn_new(fd, &peer, now + server->config.packet_timeout, server, &conn);
+        if (r < 0) {
+                say_shortage(server, "A connection was closed", r);
+                return;
+        }
         (void) TAKE_FD(owned);
         server->n_conns++;
         events_debug(server->events, VERBOSITY_PACKETS, &conn->peer.address, "connected");
@@ -940,7 +956,7 @@ int server_run(Server *server, ServerEnd *ret) {
                 if (r < 0)
                         return r;
         }
-        server->started = now_realtime();
+        server->started = clock_realtime();
         events_started(server->events, now_usec(server),
                        acceptor_describe(server->acceptor, listeners, sizeof listeners), listeners);
         notifier_ready(&server->notifier);

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "trim.h"
 
+#include <fcntl.h>
 #include <link.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "util.h"
 
 /* Segments that can be written have been written: relocations at least. */
 static int trim_object(struct dl_phdr_info *info, size_t size, void *userdata) {
@@ -23,8 +28,24 @@ static int trim_object(struct dl_phdr_info *info, size_t size, void *userdata) {
         return 0;
 }
 
+/* A debugger's breakpoints are changes of the code, which would be lost. */
+static bool is_traced(void) {
+        static const char key[] = "\nTracerPid:\t";
+        _cleanup_close_ int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+        char text[1024];
+        ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+        const char *tracer;
+
+        if (n < 0)
+                return false;
+        text[n] = 0;
+        tracer = strstr(text, key);
+        return tracer && tracer[sizeof key - 1] != '0';
+}
+
 /* Lets go of the code and the constants of the program and its libraries: most of what is mapped was needed to link
  * and to start them, and never will be again. What is, the kernel maps again from its cache. */
 void trim_code(void) {
-        (void) dl_iterate_phdr(trim_object, NULL);
+        if (!is_traced())
+                (void) dl_iterate_phdr(trim_object, NULL);
 }

@@ -6,9 +6,9 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "allowance.h"
+#include "clock.h"
 
 enum {
         UNITS_MAX = 256,   /* control groups whose units are remembered */
@@ -118,13 +118,6 @@ static bool walk(int dir_fd, uint64_t cgroup, char *path, size_t size, unsigned 
         return found;
 }
 
-static uint64_t clock_usec(void) {
-        struct timespec time;
-
-        (void) clock_gettime(CLOCK_MONOTONIC, &time);
-        return (uint64_t) time.tv_sec * USEC_PER_SEC + (uint64_t) time.tv_nsec / 1000;
-}
-
 /* The same from the root. */
 static bool walk_from_root(const char *root, uint64_t cgroup, char *path, size_t size) {
         unsigned budget = GROUPS_MAX;
@@ -146,9 +139,9 @@ const Unit *units_find(Units *units, uint64_t cgroup, uint64_t now) {
 
         if (known || !allowance_is_left(&units->allowance, now))
                 return known;
-        begun = clock_usec();
+        begun = clock_monotonic();
         found = walk_from_root(units->root, cgroup, path, sizeof path);
-        allowance_spend(&units->allowance, clock_usec() - begun);
+        allowance_spend(&units->allowance, clock_monotonic() - begun);
         if (!found)
                 return NULL;
         unit = remember(units, cgroup);

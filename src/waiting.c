@@ -2,16 +2,13 @@
 #include "waiting.h"
 
 #include <poll.h>
-#include <time.h>
 
+#include "clock.h"
 #include "util.h"
 
 /* The monotonic clock, in µs. */
 uint64_t waiting_now(void) {
-        struct timespec now;
-
-        (void) clock_gettime(CLOCK_MONOTONIC, &now);
-        return (uint64_t) now.tv_sec * USEC_PER_SEC + (uint64_t) now.tv_nsec / 1000;
+        return clock_monotonic();
 }
 
 /* Waits for events of poll(2) until the deadline, a value of waiting_now(). Returns 0, -ETIMEDOUT or another negative

@@ -197,7 +197,7 @@ class Journal(SurroundingsCase):
         fill(self.path)
         for _ in range(20):
             self.everything(world)
-        self.wait_entry('Before this the journal did not take', lambda: self.everything(world))
+        self.wait_entry('messages were not taken', lambda: self.everything(world))
         world.check()
 
     def test_dead(self):
@@ -207,7 +207,7 @@ class Journal(SurroundingsCase):
         for _ in range(3):
             self.everything(world)
         self.journal = self.open()
-        self.wait_entry('Before this the journal did not take', lambda: self.everything(world))
+        self.wait_entry('messages were not taken', lambda: self.everything(world))
         world.check()
 
     def test_gone(self):
@@ -285,6 +285,19 @@ class Lasting(SurroundingsCase):
             tap.remark(f'Lasting.test_each: {tried} cases')
         self.assertGreater(tried, 5, 'faults that happened')
         self.assertEqual(bad, [])
+
+    def test_the_cure(self):
+        """More descriptors help only who has too few."""
+        for name, error, cure in (('epoll_ctl', errno.ENOSPC, 'raise fs.epoll.max_user_watches'),
+                                  ('accept4', errno.ENFILE, 'raise fs.file-max')):
+            world = World(self)
+            world.faults.arm(name, 1, error)
+            asking = world.send(world.connect(), names()[:2])
+            world.daemon.wait_stderr(cure)
+            world.faults.disarm()
+            asking.close()
+            self.assertNotIn('LimitNOFILE', world.take_log())
+            world.end()
 
     def test_want_after_want(self):
         """No descriptor for a connection, and then no memory to listen again."""

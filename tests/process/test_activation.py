@@ -168,6 +168,16 @@ class BadSockets(Case):
         self.assertIn('wrong', named[0].err.text())
         self.assertNotIn('good', named[0].err.text())
 
+    @tap.beside
+    def test_bad_settings(self):
+        """A typing error is no reason to keep the machine busy with one start after the other."""
+        notify = self.new_notify()
+        begun = time.monotonic()
+        process = self.kept(Process([EPMD, '-systemd'], env={'EPMD_ALLOW': 'privat', 'NOTIFY_SOCKET': notify.path}))
+        process.wait()
+        self.assert_refused(process, 'privat')
+        self.assertGreater(time.monotonic() - begun, 0.95)
+
     def test_none_passed(self):
         process, _messages = self.run_with([])
         self.assert_refused(process, 'systemd', 'socket')

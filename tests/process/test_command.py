@@ -3,6 +3,7 @@
 """The command line: every client form with its exact text and status, and how a daemon is started by hand."""
 
 import contextlib
+import fcntl
 import os
 import re
 import select
@@ -434,6 +435,16 @@ class Serving(CommandCase):
         process = self.run_command('-port', self.reserve(), '-address', '192.0.2.77')
         self.assert_fails_clearly(process, '192.0.2.77')
 
+    def test_an_epmd_elsewhere(self):
+        """The address is taken by a program that is no epmd; that there is an epmd on another one is no success."""
+        port = self.reserve()
+        daemon = Daemon([EPMD, '-port', str(port), '-address', '127.0.0.2'], [('127.0.0.1', port)])
+        self._ready(daemon)
+        other = self.listener('127.0.0.5', port)
+        process = self.run_command('-port', port, '-address', '127.0.0.5')
+        self.assert_fails_clearly(process, '127.0.0.5')
+        other.close()
+
     def test_signals(self):
         """The last is that of a terminal that closes."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -453,6 +464,27 @@ class Serving(CommandCase):
         # What comes together with a signal may be served before it.
         for _ in range(2):
             self.assertEqual(daemon.names(), [])
+
+    def test_standard_error_that_nobody_reads(self):
+        """Without -d nobody waits for it; what it did not take is counted."""
+        port = self.reserve()
+        daemon = self._ready(Daemon([EPMD, '-port', str(port)], [('127.0.0.1', port)]))
+        fcntl.fcntl(daemon.err.fd, fcntl.F_SETPIPE_SZ, 8192)
+        drain, daemon.drain = daemon.drain, lambda: None
+        for number in range(9):
+            self.connect(daemon).send(alive2('\U0001f600' * 254 + str(number))).recv(6)
+        daemon.drain = drain
+        daemon.wait_stderr('Registered \U0001f600')
+        daemon.signal(signal.SIGTERM)
+        self.assertEqual(daemon.wait(), 0)
+        self.assertRegex(daemon.err.text(), r'Before this \d+ messages were not taken')
+
+    def test_closed_descriptors(self):
+        """Nothing that the daemon opens is taken for its standard output and error."""
+        port = self.reserve()
+        script = 'exec 0<&- 1>&- 2>&-; exec "$@"'
+        daemon = self._ready(Daemon(['/bin/sh', '-c', script, 'sh', EPMD, '-port', str(port)], [('127.0.0.1', port)]))
+        self.assertEqual([os.readlink(f'/proc/{daemon.pid}/fd/{fd}') for fd in range(3)], 3 * ['/dev/null'])
 
     def test_debug_levels(self):
         """Each level says more than the one below it, all of it on stderr and in upstream's form."""
@@ -643,6 +675,34 @@ class Background(CommandCase):
     def test_failure_is_the_status_of_the_parent(self):
         process = self.run_command('-daemon', '-port', self.reserve(), '-address', '192.0.2.77')
         self.assert_fails_clearly(process, '192.0.2.77')
+
+    def test_closed_descriptors(self):
+        port = self.reserve()
+        for closed in ('0<&- 1>&- 2>&-', '0<&- 1>&-', '2>&-'):
+            with self.subTest(closed=closed):
+                parent = self.run_command('-c', f'exec {closed}; exec "$@"', 'sh', EPMD, '-daemon', '-port', str(port),
+                                          program='/bin/sh')
+                pids = pids_listening(port)
+                self.assertEqual((parent.status, len(pids)), (0, 1))
+                self.assertEqual([os.readlink(f'/proc/{pids[0]}/fd/{fd}') for fd in range(3)], 3 * ['/dev/null'])
+                self.end_daemon(pids[0])
+
+    def test_no_log_at_all(self):
+        """Where there is neither a journal nor a syslog nothing comes on the console."""
+        if self.run_command('-rm', 'true', program='/usr/bin/unshare').status != 0:
+            self.skipTest('no mount namespace can be made here')
+        directory = tempfile.mkdtemp(dir=self.directory)
+        for name in 'null', 'console':
+            open(f'{directory}/{name}', 'w', encoding='ascii').close()
+        port = self.reserve()
+        script = ('mount --bind /dev/null "$1/null" && mount --bind "$1" /dev && mount -t tmpfs none /run && shift && '
+                  'exec "$@"')
+        parent = self.run_command('-rm', 'sh', '-c', script, 'sh', directory, EPMD, '-daemon', '-port', port,
+                                  program='/usr/bin/unshare')
+        self.assertEqual((parent.status, parent.err.text()), (0, ''))
+        for pid in pids_listening(port):
+            self.end_daemon(pid)
+        self.assertEqual(os.path.getsize(f'{directory}/console'), 0)
 
     def test_many_at_once(self):
         """Nodes that start together all start one: all succeed, one of them serves."""

@@ -13,8 +13,9 @@ import time
 
 sys.dont_write_bytecode = True
 import tap
+from manager import memory_of
 from epmdtest import (  # noqa: E402
-    Case, Conn, DEADLINE, MAX_BODY, alive2, frame, kill, names, parse_alive2, parse_names, port2,
+    Case, Conn, DEADLINE, EPMD, MAX_BODY, alive2, frame, kill, names, parse_alive2, parse_names, port2,
     raise_descriptor_limit, readable)
 
 # What an undisturbed request may take while something is going on: thousands of times what it does take.
@@ -153,6 +154,25 @@ class SlowReaders(Case):
         reply = parse_names(before + slow.read_all())
         found = [name.decode() for name, _port in reply.nodes]
         self.assertEqual(found, [long_name(number) for number in range(999, -1, -1)])
+
+    def test_versions_that_nobody_reads_any_more(self):
+        """Each slow reader has a version of the list of its own; when they have gone so has the memory."""
+        self.skip_under_valgrind('it keeps what is freed')
+        with open(EPMD, 'rb') as program:
+            if b'__asan_init' in program.read():
+                self.skipTest('AddressSanitizer keeps what is freed')
+        daemon = self.start_full()
+        daemon.names()
+        before = memory_of(daemon.pid)
+        slow = []
+        for number in range(6):
+            slow.append(self.connect(daemon, rcvbuf=1024).send(names()).wait_consumed())
+            self.register(daemon, f'late{number}')
+        full = memory_of(daemon.pid)
+        self.assertGreater(full - before, 1000)
+        for conn in slow:
+            conn.reset()
+        daemon.settle(lambda: memory_of(daemon.pid) < before + (full - before) / 2, 'most of that is given back')
 
     def test_a_reader_that_leaves(self):
         daemon = self.start_full()

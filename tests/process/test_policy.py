@@ -933,6 +933,15 @@ class Shares(ReachCase):
         self.assertFalse([node for node in nodes if node.has_ended()])
 
     @private_network
+    def test_nobody_yields_to_a_stranger(self):
+        daemon = self.reach(limits=self.LIMIT)
+        room = self.CONNECTIONS - self.LOCAL_PLACES
+        idle = [self.connect(daemon).send(b'\0').wait_consumed() for _number in range(room)]
+        self.assert_silent_close(self.idle(daemon, PRIVATE_V4, 1)[0])
+        daemon.wait_stderr('New connections are closed until others end')
+        self.assertEqual(self.open_of(idle), room)
+
+    @private_network
     def test_the_oldest_yields(self):
         daemon = self.reach(limits=self.LIMIT)
         pairs = (PRIVATE_V4, TEN_V4, CARRIER_V4, LINK_V4, TWELVE_V4)

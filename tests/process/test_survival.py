@@ -512,6 +512,19 @@ class Damage(ManagerCase):
         manager.start()
         return manager, nodes, answers
 
+    def test_stored_by_a_later_version(self):
+        """An administrator has gone back to this one: what it does not know is dropped, everything else is served."""
+        manager = self.manage()
+        nodes = self.nodes(manager, 3)
+        manager.kill()
+        ends = [self.closing(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
+        manager.notify.store.append((os.dup(ends[0].fileno()), 'epmd-later'))
+        manager.start()
+        self.assertIn('Dropping "epmd-later"', manager.log())
+        self.assertNotIn('epmd-later', [name for _fd, name in manager.notify.store])
+        self.assertEqual(len(manager.names()), 3)
+        self.assert_unnoticed(nodes)
+
     def check_sound(self, manager, nodes, answers):
         """Each name that is left has its own answer and its own connection, each other node has lost its. How many have."""
         found = {name for name, _port in manager.names()}
