@@ -18,7 +18,7 @@
 typedef enum ConnState {
         CONN_RECEIVING,  /* its request is not complete */
         CONN_SENDING,    /* its reply is not sent; closed afterwards */
-        CONN_LINGERING,  /* its reply is sent, it had more to say: closed when it does */
+        CONN_LINGERING,  /* its reply is sent; what else it sends is read and dropped until it closes */
         CONN_REGISTERED, /* holds a name */
 } ConnState;
 

@@ -13,17 +13,15 @@
 #include "channels.h"
 #include "clock.h"
 #include "conn.h"
-#include "deadlines.h"
 #include "events.h"
 #include "loop.h"
 #include "notifier.h"
+#include "pending.h"
 #include "systemd.h"
-#include "tally.h"
 #include "varlink.h"
 
 enum {
         LISTINGS_MAX = 8,       /* versions of a listing that slow readers may keep alive */
-        SHARE_DIVISOR = 4,      /* a remote address may have a quarter of the places for those who wait */
         LOCAL_PLACES = 16,      /* of all connections are for peers of this host alone */
         LOCAL_DIVISOR = 8,      /* but no more than an eighth */
         LISTENERS_TEXT_MAX = 512,
@@ -48,10 +46,9 @@ struct Server {
         Allow local_only; /* for sockets whose name says so, as the next two */
         Allow private_only;
         Allow anyone;
-        Deadlines waiting[2]; /* connections that are not registered, of peers elsewhere and of this host */
-        Tally *per_address; /* those of them that are not of this host */
-        size_t n_conns;     /* all of them */
-        bool limit_said;    /* the log was told that there is no more room */
+        Pending *pending; /* connections that are not registered */
+        size_t n_conns;   /* all of them */
+        bool limit_said;  /* the log was told that there is no more room */
 
         Listing *unsent[LISTINGS_MAX]; /* the versions that some connection still sends, a ring */
         size_t next_unsent;
@@ -106,7 +103,7 @@ static void on_reload_timer(void *userdata) {
         Server *server = userdata;
         int r;
 
-        if (server->waiting[0].count + server->waiting[1].count > 0 && now_usec(server) < server->reload_deadline) {
+        if (pending_count(server->pending) > 0 && now_usec(server) < server->reload_deadline) {
                 timer_start(&server->reload_timer, now_usec(server) + 10 * USEC_PER_MSEC);
                 return;
         }
@@ -149,52 +146,6 @@ static void say_shortage(Server *server, const char *what, int error) {
                         registry_count(server->registry));
 }
 
-/* By what the share of a remote peer is counted: its IPv4 address, or the network of its IPv6 address, of which each
- * host has as many addresses as it likes. */
-static TallyKey share_key(const Conn *conn) {
-        const Address *address = &conn->peer.address;
-
-        uint8_t key[1 + sizeof address->ip] = {address->family};
-
-        memcpy(key + 1, address->ip, address->family == AF_INET6 ? 8 : sizeof address->ip);
-        return tally_key(key, sizeof key);
-}
-
-static Deadlines *queue_of(Server *server, const Conn *conn) {
-        return &server->waiting[conn->peer.local];
-}
-
-/* Puts a connection among those that wait, unless its peer has a quarter of them all already.
- * Returns 0; -EDQUOT; -ENOMEM. */
-static int start_waiting(Server *server, Conn *conn) {
-        size_t slots = server->config.connections_max - registry_count(server->registry);
-        TallyKey key;
-
-        if (deadlines_has(queue_of(server, conn), conn))
-                return 0;
-        if (!conn->peer.local) {
-                key = share_key(conn);
-                if (tally_count(server->per_address, &key) >= slots / SHARE_DIVISOR)
-                        return -EDQUOT;
-                if (tally_add(server->per_address, &key) < 0)
-                        return -ENOMEM;
-        }
-        deadlines_add(queue_of(server, conn), conn);
-        return 0;
-}
-
-static void stop_waiting(Server *server, Conn *conn) {
-        TallyKey key;
-
-        if (!deadlines_has(queue_of(server, conn), conn))
-                return;
-        deadlines_remove(queue_of(server, conn), conn);
-        if (conn->peer.local)
-                return;
-        key = share_key(conn);
-        tally_remove(server->per_address, &key);
-}
-
 /* ---- The end of a connection ---- */
 
 /* Versions of a listing that nobody sends any more are as much memory as those that somebody does. */
@@ -231,7 +182,7 @@ static void end_conn(Server *server, Conn *conn, const char *why) {
                 loop_forget_last(server->loop, &conn->watch);
         if (conn->node)
                 unregister(server, conn, why);
-        stop_waiting(server, conn);
+        pending_remove(server->pending, conn);
         conn_free(conn);
         drop_unsent(server);
         server->n_conns--;
@@ -265,12 +216,13 @@ static int wait_for(Server *server, Conn *conn, uint32_t events) {
                 return r;
         }
         if (conn->state == CONN_REGISTERED)
-                stop_waiting(server, conn);
+                pending_remove(server->pending, conn);
         return 0;
 }
 
 static void wait_or_end(Server *server, Conn *conn, uint32_t events) {
-        int r = start_waiting(server, conn);
+        size_t places = server->config.connections_max - registry_count(server->registry);
+        int r = pending_add(server->pending, conn, places);
 
         if (r >= 0)
                 r = wait_for(server, conn, events);
@@ -297,12 +249,11 @@ static void finish(Server *server, Conn *conn, bool is_long) {
 /* ---- Sending ---- */
 
 static void end_readers(Server *server, const Listing *listing) {
-        for (size_t i = 0; i < ARRAY_SIZE(server->waiting); i++)
-                for (Conn *conn = server->waiting[i].first, *next; conn; conn = next) {
-                        next = conn->later;
-                        if (conn_is_sending(conn, listing))
-                                end_conn(server, conn, "too slow a reader");
-                }
+        for (Conn *conn = pending_first(server->pending), *next; conn; conn = next) {
+                next = pending_next(server->pending, conn);
+                if (conn_is_sending(conn, listing))
+                        end_conn(server, conn, "too slow a reader");
+        }
 }
 
 /* A slow reader keeps its version of a listing alive. To bound what all of them together can keep, the readers of
@@ -509,7 +460,7 @@ static void handle_request(Server *server, Conn *conn, const uint8_t *body, size
         count(&server->stats, &response);
         events_request(server->events, &conn->peer.address, &response);
         if (response.len == 0) {
-                end_conn(server, conn, "request not allowed");
+                end_conn(server, conn, response.request.tag == 0 ? "not a request" : "request not allowed");
                 return;
         }
         delay(server->config.delay_write);
@@ -612,13 +563,6 @@ static const Allow *rule_of(const Server *server, const char *name) {
         return server->config.allow;
 }
 
-/* The connection that has waited longest, of peers elsewhere if there is one; NULL: none waits. */
-static Conn *longest_waiting(const Server *server, bool remote_only) {
-        if (server->waiting[0].first || remote_only)
-                return server->waiting[0].first;
-        return server->waiting[1].first;
-}
-
 /* Makes room for one more, at the cost of the one that has waited longest. The last places are for peers of this
  * host, which are those that register. Returns whether there is room. */
 static bool make_room(Server *server, const Peer *peer) {
@@ -629,7 +573,7 @@ static bool make_room(Server *server, const Peer *peer) {
                 limit -= size_min(limit / LOCAL_DIVISOR, LOCAL_PLACES);
         if (server->n_conns < limit)
                 return true;
-        victim = longest_waiting(server, !peer->local);
+        victim = pending_longest(server->pending, !peer->local);
         say_limit(server, victim ? "Connections that wait are closed to make room for new ones"
                                  : "New connections are closed until others end");
         if (victim)
@@ -647,7 +591,7 @@ static bool on_accept_error(void *userdata, int error) {
                 say_shortage(server, "No new connections for now", error);
                 return false;
         }
-        victim = longest_waiting(server, false);
+        victim = pending_longest(server->pending, false);
         say_limit(server, victim ? "Connections that wait are closed to make room for new ones: all descriptors are taken"
                                  : "No new connections until others end: all descriptors are taken");
         if (victim)
@@ -744,8 +688,8 @@ static int add_sources(Server *server) {
         int r;
 
         r = loop_new(&server->loop);
-        for (size_t i = 0; i < ARRAY_SIZE(server->waiting) && r >= 0; i++)
-                r = deadlines_init(&server->waiting[i], server->loop, on_expired);
+        if (r >= 0)
+                r = pending_new(server->loop, server->config.seed, on_expired, &server->pending);
         if (r >= 0)
                 r = acceptor_new(server->loop, on_accept, on_accept_error, server, &server->acceptor);
         if (r >= 0)
@@ -783,8 +727,6 @@ int server_new(const ServerConfig *config, const ServerParts *parts, Server **re
                 loop_hold_hangup();
         r = events_new(parts->log, &server->events);
         if (r >= 0)
-                r = tally_new(config->seed, &server->per_address);
-        if (r >= 0)
                 r = add_rules(server);
         if (r >= 0)
                 r = add_sources(server);
@@ -798,8 +740,8 @@ int server_new(const ServerConfig *config, const ServerParts *parts, Server **re
 static void free_conns(Server *server) {
         Conn *conn;
 
-        while ((conn = longest_waiting(server, false))) {
-                stop_waiting(server, conn);
+        while (server->pending && (conn = pending_longest(server->pending, false))) {
+                pending_remove(server->pending, conn);
                 conn_free(conn);
         }
         for (Node *node = registry_newest(server->registry); node; node = registry_older(node))
@@ -816,9 +758,7 @@ Server *server_free(Server *server) {
         acceptor_free(server->acceptor);
         channels_free(server->channels);
         varlink_free(server->varlink);
-        for (size_t i = 0; i < ARRAY_SIZE(server->waiting); i++)
-                deadlines_done(&server->waiting[i]);
-        tally_free(server->per_address);
+        pending_free(server->pending);
         events_free(server->events);
         allow_done(&server->local_only);
         allow_done(&server->private_only);

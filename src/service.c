@@ -45,9 +45,10 @@ static void put_refusal(Response *response, Refusal refusal) {
         response->refusal = refusal;
 }
 
-/* Whether this user has as many nodes as one may. All who hide are one user, or hiding would be a way around it; where
- * owners are not told, nobody hides. */
-static bool has_enough(const Service *service, const Owner *owner) {
+/* Whether this user has as many nodes as one may. A peer whose owner is hidden (owner.h) counts as one user together with
+ * all others like it: otherwise to hide would be a way around the limit. Where the kernel tells no owners at all none is
+ * hidden, and there is no limit. */
+static bool is_over_quota(const Service *service, const Owner *owner) {
         size_t max = service->config.user_nodes_max;
 
         if (owner->known)
@@ -56,11 +57,11 @@ static bool has_enough(const Service *service, const Owner *owner) {
 }
 
 /* Whether this user may register that name, whoever has it. */
-static Refusal judge(const Service *service, const NodeInfo *info, const Owner *owner, Response *response) {
+static Refusal check_policy(const Service *service, const NodeInfo *info, const Owner *owner, Response *response) {
         response->reservation = reserve_find(service->config.reserve, info->name, info->name_len);
         if (response->reservation && !reservation_permits(response->reservation, owner))
                 return REFUSAL_RESERVED;
-        if (has_enough(service, owner)) {
+        if (is_over_quota(service, owner)) {
                 response->node = registry_find(service->registry, info->name, info->name_len);
                 return REFUSAL_QUOTA;
         }
@@ -77,34 +78,34 @@ void service_put_registered(const Node *node, Response *ret) {
         ret->verdict = VERDICT_REGISTERED;
 }
 
-static int handle_alive2(Service *service, const Holder *holder, uint64_t now, Response *response) {
+static void handle_alive2(Service *service, const Holder *holder, uint64_t now, Response *response) {
         const NodeInfo *info = &response->request.node;
-        Refusal refusal = judge(service, info, &holder->owner, response);
+        Refusal refusal = check_policy(service, info, &holder->owner, response);
         int r;
 
         if (refusal != REFUSAL_NONE) {
                 put_refusal(response, refusal);
-                return 0;
+                return;
         }
         r = registry_add(service->registry, info, holder, now, &response->node);
         switch (r) {
         case 0:
                 service_put_registered(response->node, response);
-                return 0;
+                return;
         case REGISTRY_TAKEN:
                 response->node = registry_find(service->registry, info->name, info->name_len);
                 put_refusal(response, REFUSAL_TAKEN);
-                return 0;
+                return;
         case REGISTRY_FULL:
                 put_refusal(response, REFUSAL_FULL);
-                return 0;
+                return;
         default:
                 put_refusal(response, REFUSAL_NO_MEMORY);
-                return 0;
+                return;
         }
 }
 
-static int handle_port2(Service *service, Response *response) {
+static void handle_port2(Service *service, Response *response) {
         const NodeInfo *asked = &response->request.node;
         WireWriter w = response_writer(response);
 
@@ -115,7 +116,6 @@ static int handle_port2(Service *service, Response *response) {
         } else
                 proto_put_port2_reply(&w, NULL);
         response->len = w.len;
-        return 0;
 }
 
 static int handle_listing(Service *service, const Peer *peer, Listing **cached,
@@ -151,8 +151,8 @@ static bool others_are_registered(const Service *service, const Owner *owner) {
 
 /* Ending the daemon ends everybody's registrations: only root and the daemon's own user may do that to others.
  *
- * Who closes the connection before the request is looked at hides who it was. So not to be known is no way around the
- * rule: the rules of upstream hold only where no one is known. */
+ * A peer can keep its owner from being found, by closing its connection before the request is read. So an unknown owner
+ * may do what upstream allows only where no node has a known owner either. */
 static bool may_kill(const Service *service, const Owner *owner) {
         if (registry_count(service->registry) == 0)
                 return true;
@@ -163,37 +163,34 @@ static bool may_kill(const Service *service, const Owner *owner) {
         return owner->uid == 0 || owner->uid == service->config.own_uid || !others_are_registered(service, owner);
 }
 
-static int handle_kill(Service *service, const Holder *holder, Response *response) {
+static void handle_kill(Service *service, const Holder *holder, Response *response) {
         if (!may_kill(service, &holder->owner)) {
                 put_text(response, "NO");
-                return 0;
+                return;
         }
         put_text(response, "OK");
         response->verdict = VERDICT_EXIT;
-        return 0;
 }
 
-/* A name may be taken from its node by root and by its owner; by anyone where the owner is not known. Who hides is
- * neither, see above. */
+/* A name may be taken from its node by root and by the owner of the node; where that owner is not known, by anyone. */
 static bool may_stop(const Node *node, const Owner *owner) {
         const Owner of_node = node_owner(node);
 
         return !of_node.known || (owner->known && (owner->uid == 0 || of_node.uid == owner->uid));
 }
 
-static int handle_stop(Service *service, const Holder *holder, Response *response) {
+static void handle_stop(Service *service, const Holder *holder, Response *response) {
         const NodeInfo *asked = &response->request.node;
 
         response->node = registry_find(service->registry, asked->name, asked->name_len);
         if (response->node && !may_stop(response->node, &holder->owner))
-                return 0;
+                return;
         if (!response->node) {
                 put_text(response, "NOEXIST");
-                return 0;
+                return;
         }
         put_text(response, "STOPPED");
         response->verdict = VERDICT_STOP;
-        return 0;
 }
 
 /* Whether this request may come from this peer at all; one that may not is closed silently. */
@@ -238,17 +235,21 @@ int service_handle(Service *service, const Peer *peer, const uint8_t *body, size
         }
         switch (ret->request.tag) {
         case TAG_ALIVE2_REQ:
-                return handle_alive2(service, holder, now, ret);
+                handle_alive2(service, holder, now, ret);
+                return 0;
         case TAG_PORT2_REQ:
-                return handle_port2(service, ret);
+                handle_port2(service, ret);
+                return 0;
         case TAG_NAMES_REQ:
                 return handle_listing(service, peer, &service->names, listing_new_names, ret);
         case TAG_DUMP_REQ:
                 return handle_listing(service, peer, &service->dump, listing_new_dump, ret);
         case TAG_KILL_REQ:
-                return handle_kill(service, holder, ret);
+                handle_kill(service, holder, ret);
+                return 0;
         default:
-                return handle_stop(service, holder, ret);
+                handle_stop(service, holder, ret);
+                return 0;
         }
 }
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* As in registry.c. */
+/* Without memory for an entry the tables of uthash stay as they are, and the entry has no table. */
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
@@ -62,6 +62,7 @@ static Entry *find(const Tally *tally, const TallyKey *key) {
         return entry;
 }
 
+/* How often the key was added and not removed. */
 size_t tally_count(const Tally *tally, const TallyKey *key) {
         const Entry *entry = find(tally, key);
 
