@@ -225,16 +225,23 @@ static const char *from_environment(char *const *environment, const char *name) 
         return NULL;
 }
 
+/* The port where no option has said it; to be helped, nobody needs one. */
+static int parse_port_variable(char *const *environment, Options *options, char *error) {
+        const char *value = from_environment(environment, "ERL_EPMD_PORT");
+
+        if (options->port != 0)
+                return 0;
+        options->port = OPTIONS_DEFAULT_PORT;
+        if (options->command == COMMAND_HELP || options->command == COMMAND_VERSION)
+                return 0;
+        return value && *value ? parse_port("ERL_EPMD_PORT", value, &options->port, error) : 0;
+}
+
+/* What only a daemon needs. */
 static int parse_environment(char *const *environment, Options *options, char *error) {
         const char *value;
         int r;
 
-        value = from_environment(environment, "ERL_EPMD_PORT");
-        if (value && *value) {
-                r = parse_port("ERL_EPMD_PORT", value, &options->port, error);
-                if (r < 0)
-                        return r;
-        }
         value = from_environment(environment, "ERL_EPMD_ADDRESS");
         if (value) {
                 r = parse_addresses("ERL_EPMD_ADDRESS", value, options, error);
@@ -253,7 +260,8 @@ static int parse_environment(char *const *environment, Options *options, char *e
         }
         value = from_environment(environment, "EPMD_RESERVE");
         options->reserve = value ? value : "";
-        options->relaxed = from_environment(environment, "ERL_EPMD_RELAXED_COMMAND_CHECK") != NULL;
+        if (from_environment(environment, "ERL_EPMD_RELAXED_COMMAND_CHECK"))
+                options->relaxed = true;
         return 0;
 }
 
@@ -267,8 +275,23 @@ static int set_command(Options *options, Command command, char *error) {
         return 0;
 }
 
-static int apply_command(int option, const char *value, Options *options, char *error) {
+/* The first pass: what is to be done, on which port, and switches. */
+static int apply_switch(int option, const char *word, const char *value, Options *options, char *error) {
         switch (option) {
+        case 'd':
+                options->verbosity++;
+                return 0;
+        case OPT_DAEMON:
+                options->daemon = true;
+                return 0;
+        case OPT_RELAXED:
+                options->relaxed = true;
+                return 0;
+        case OPT_SYSTEMD:
+                options->systemd = true;
+                return 0;
+        case OPT_PORT:
+                return parse_port(word, value, &options->port, error);
         case OPT_NAMES:
                 return set_command(options, COMMAND_NAMES, error);
         case OPT_DUMP:
@@ -283,26 +306,17 @@ static int apply_command(int option, const char *value, Options *options, char *
         case OPT_HELP:
                 options->command = COMMAND_HELP;
                 return 0;
-        default:
+        case OPT_VERSION:
                 options->command = COMMAND_VERSION;
+                return 0;
+        default:
                 return 0;
         }
 }
 
-static int apply_option(int option, const char *word, const char *value, Options *options, char *error) {
+/* The second pass, of a daemon: the values with which it is to serve. */
+static int apply_setting(int option, const char *word, const char *value, Options *options, char *error) {
         switch (option) {
-        case 'd':
-                options->verbosity++;
-                return 0;
-        case OPT_DAEMON:
-                options->daemon = true;
-                return 0;
-        case OPT_RELAXED:
-                options->relaxed = true;
-                return 0;
-        case OPT_SYSTEMD:
-                options->systemd = true;
-                return 0;
         case OPT_PACKET_TIMEOUT:
                 return parse_timeout(word, value, 1, &options->packet_timeout, error);
         case OPT_IDLE_TIMEOUT:
@@ -321,10 +335,8 @@ static int apply_option(int option, const char *word, const char *value, Options
                 return 0;
         case OPT_USER_NODES:
                 return parse_count(word, value, &options->user_nodes_max, error);
-        case OPT_PORT:
-                return parse_port(word, value, &options->port, error);
         default:
-                return apply_command(option, value, options, error);
+                return 0;
         }
 }
 
@@ -348,7 +360,10 @@ static int refuse_word(int option, const char *word, char *error) {
         return fail(error, "unknown option %s; see epmd -help", word);
 }
 
-static int parse_arguments(int argc, char **argv, Options *options, char *error) {
+/* Takes in an option, its name as it was written, its value; returns as options_parse(). */
+typedef int Apply(int option, const char *word, const char *value, Options *options, char *error);
+
+static int parse_arguments(int argc, char **argv, Apply *apply, Options *options, char *error) {
         optind = 0;
         opterr = 0;
         for (;;) {
@@ -360,7 +375,7 @@ static int parse_arguments(int argc, char **argv, Options *options, char *error)
                         break;
                 if (option == '?' || option == ':' || (index >= 0 && !is_exact(word, long_options[index].name)))
                         return refuse_word(option, word, error);
-                r = apply_option(option, word, optarg, options, error);
+                r = apply(option, word, optarg, options, error);
                 if (r < 0)
                         return r;
         }
@@ -369,36 +384,47 @@ static int parse_arguments(int argc, char **argv, Options *options, char *error)
         return 0;
 }
 
-/* Parses the command line and the environment; options win over the environment.
+/* How to serve: the environment, and options over it. Both are looked at wholly: an error in what is overridden would
+ * be found at the worst moment. */
+static int parse_settings(int argc, char **argv, char *const *environment, Options *options, char *error) {
+        int r;
+
+        options->idle_timeout = UINT64_MAX;
+        r = parse_environment(environment, options, error);
+        if (r >= 0)
+                r = parse_arguments(argc, argv, apply_setting, options, error);
+        if (r < 0)
+                return r;
+        if (options->systemd && options->daemon)
+                return fail(error, "-systemd and -daemon exclude each other: systemd needs the process in the "
+                                   "foreground");
+        if (!options->systemd)
+                options->idle_timeout = 0;
+        else if (options->idle_timeout == UINT64_MAX)
+                options->idle_timeout = IDLE_TIMEOUT_DEFAULT * USEC_PER_SEC;
+        for (size_t i = 0; i < options->n_addresses; i++)
+                options->addresses[i].port = options->port;
+        return 0;
+}
+
+/* Parses the command line and the environment; options win over the environment. What a command does not need is not
+ * looked at: a setting of the daemon cannot make it fail.
  *
  * environment: as environ. *ret is to be freed with options_done(), and valid while argv is.
  * Returns 0; -EINVAL or -ENOMEM with one line in error, naming what is wrong and what is right, and *ret untouched. */
 int options_parse(int argc, char **argv, char *const *environment, Options *ret, char error[OPTIONS_ERROR_MAX]) {
-        Options options = {
-                .port = OPTIONS_DEFAULT_PORT,
-                .packet_timeout = PACKET_TIMEOUT_DEFAULT * USEC_PER_SEC,
-                .idle_timeout = UINT64_MAX,
-        };
+        Options options = {.packet_timeout = PACKET_TIMEOUT_DEFAULT * USEC_PER_SEC};
         int r;
 
-        r = parse_environment(environment, &options, error);
+        r = parse_arguments(argc, argv, apply_switch, &options, error);
         if (r >= 0)
-                r = parse_arguments(argc, argv, &options, error);
+                r = parse_port_variable(environment, &options, error);
+        if (r >= 0 && options.command == COMMAND_SERVE)
+                r = parse_settings(argc, argv, environment, &options, error);
         if (r < 0) {
                 options_done(&options);
                 return r;
         }
-        if (options.systemd && options.daemon) {
-                options_done(&options);
-                return fail(error, "-systemd and -daemon exclude each other: systemd needs the process in the "
-                                   "foreground");
-        }
-        if (!options.systemd)
-                options.idle_timeout = 0;
-        else if (options.idle_timeout == UINT64_MAX)
-                options.idle_timeout = IDLE_TIMEOUT_DEFAULT * USEC_PER_SEC;
-        for (size_t i = 0; i < options.n_addresses; i++)
-                options.addresses[i].port = options.port;
         *ret = options;
         return 0;
 }

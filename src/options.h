@@ -35,6 +35,7 @@ typedef struct Options {
         bool relaxed;
         int verbosity;
         uint16_t port;
+        /* Of COMMAND_SERVE; of others nobody looks at them. */
         Address *addresses; /* owned; what to bind to, without the implied loopbacks; NULL: everything */
         size_t n_addresses;
         uint64_t packet_timeout; /* µs */

@@ -42,13 +42,14 @@ static void take_words(Input *input, Words *words) {
 static void check_options(const Options *options) {
         EXPECT(options->command >= COMMAND_SERVE && options->command <= COMMAND_VERSION);
         EXPECT(options->port >= 1 && options->verbosity >= 0 && options->verbosity <= WORDS_MAX * 64 * 1024);
-        EXPECT(!(options->systemd && options->daemon));
+        EXPECT(!(options->systemd && options->daemon) || options->command != COMMAND_SERVE);
         EXPECT((options->stop_name != NULL) || options->command != COMMAND_STOP);
         EXPECT(options->packet_timeout >= USEC_PER_SEC && options->packet_timeout <= SECONDS_MAX * USEC_PER_SEC);
         EXPECT(options->idle_timeout <= SECONDS_MAX * USEC_PER_SEC &&
                (options->systemd || options->idle_timeout == 0));
         EXPECT(options->delay_accept <= SECONDS_MAX && options->delay_write <= SECONDS_MAX);
-        EXPECT(options->reserve && options->allow_text && options->user_nodes_max <= INT32_MAX);
+        EXPECT((options->reserve && options->allow_text) || options->command != COMMAND_SERVE);
+        EXPECT(options->user_nodes_max <= INT32_MAX);
         for (size_t i = 0; i < options->n_addresses; i++) {
                 EXPECT(options->addresses[i].family == AF_INET || options->addresses[i].family == AF_INET6);
                 EXPECT(options->addresses[i].port == options->port);

@@ -211,6 +211,32 @@ class Answers(CommandCase):
             process = self.run_command(*more, '-names', '-port', daemon.port)
             self.assertEqual((process.status, process.out.text()), (0, header), more)
 
+    def test_settings_of_the_daemon_do_not_matter_to_a_command(self):
+        """Nor does what nobody could serve with: only the port counts."""
+        daemon = self.start_foreground()
+        header = f'epmd: up and running on port {daemon.port} with data:\n'
+        for env in ({'ERL_EPMD_ADDRESS': 'localhost'}, {'EPMD_ALLOW': 'foo'}, {'EPMD_MAX_NODES_PER_USER': '0'},
+                    {'EPMD_RESERVE': 'nonsense'}):
+            self.assert_ran(self.run_command('-names', '-port', daemon.port, env=env), 0, header)
+            self.assert_ran(self.run_command('-started', '-port', daemon.port, env=env), 0)
+            self.assertEqual(self.run_command('-help', env=env).status, 0)
+            process = self.run_command('-port', self.reserve(), env=env)
+            self.assertEqual(process.status, 1)
+            self.assertIn(*env, process.err.text())
+        for more in (('-address', 'localhost'), ('-allow', 'foo'), ('-max-nodes-per-user', '0')):
+            self.assert_ran(self.run_command('-names', *more, '-port', daemon.port), 0, header)
+            self.assert_fails_clearly(self.run_command(*more, '-port', self.reserve()), *more)
+
+    def test_the_port_does_matter_to_a_command(self):
+        """An option corrects the environment, and who asks for help gets it."""
+        daemon = self.start_foreground()
+        header = f'epmd: up and running on port {daemon.port} with data:\n'
+        env = {'ERL_EPMD_PORT': 'x'}
+        self.assert_ran(self.run_command('-names', '-port', daemon.port, env=env), 0, header)
+        self.assert_fails_clearly(self.run_command('-names', env=env), 'ERL_EPMD_PORT', '"x"')
+        for form in ('-help', '-version'):
+            self.assertEqual(self.run_command(form, env=env).status, 0)
+
     def test_server_on_ipv6_only(self):
         need_ipv6(self)
         sock = self.listener('::1')
