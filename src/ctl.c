@@ -60,7 +60,7 @@ static int end_by_signal(int number) {
 }
 
 int main(int argc, char **argv) {
-        char error[CTL_ERROR_MAX];
+        char error[VALUE_ERROR_MAX];
         CtlOptions options;
         int status;
 

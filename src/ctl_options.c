@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -84,32 +83,12 @@ const char *ctl_options_help(void) {
         return help_text;
 }
 
-static int fail(char *error, const char *format, ...) _printf_(2, 3);
-
-static int fail(char *error, const char *format, ...) {
-        va_list ap;
-
-        va_start(ap, format);
-        (void) vsnprintf(error, CTL_ERROR_MAX, format, ap);
-        va_end(ap);
-        return -EINVAL;
-}
-
-static int parse_port(const char *what, const char *text, uint16_t *ret, char *error) {
-        unsigned long port;
-
-        if (!value_number(text, 1, UINT16_MAX, &port))
-                return fail(error, "%s \"%s\" is not a port: give a number from 1 to 65535", what, text);
-        *ret = (uint16_t) port;
-        return 0;
-}
-
 static int parse_timeout(const char *text, uint64_t *ret, char *error) {
         double seconds;
 
         if (!value_seconds(text, &seconds) || !(seconds > 0 && seconds <= (double) TIMEOUT_MAX))
-                return fail(error, "--timeout \"%s\" is not a time: give seconds, more than 0 and at most %d", text,
-                            TIMEOUT_MAX);
+                return value_fail(error, "--timeout \"%s\" is not a time: give seconds, more than 0 and at most %d", text,
+                                  TIMEOUT_MAX);
         *ret = (uint64_t) (seconds * (double) USEC_PER_SEC) + 1;
         return 0;
 }
@@ -124,30 +103,21 @@ static int parse_type(const char *text, uint8_t *ret, char *error) {
         else if (value_number(text, 0, UINT8_MAX, &type))
                 *ret = (uint8_t) type;
         else
-                return fail(error, "--type \"%s\" is not a type of node: give hidden, normal or a number up to 255",
-                            text);
+                return value_fail(error, "--type \"%s\" is not a type of node: give hidden, normal or a number up to 255",
+                                  text);
         return 0;
 }
 
-static const char *from_environment(char *const *environment, const char *name) {
-        size_t n = strlen(name);
-
-        for (; *environment; environment++)
-                if (strncmp(*environment, name, n) == 0 && (*environment)[n] == '=')
-                        return *environment + n + 1;
-        return NULL;
-}
-
 static int parse_environment(char *const *environment, CtlOptions *options, char *error) {
-        const char *port = from_environment(environment, "ERL_EPMD_PORT");
-        const char *path = from_environment(environment, "EPMD_VARLINK_SOCKET");
+        const char *port = value_of_variable(environment, "ERL_EPMD_PORT");
+        const char *path = value_of_variable(environment, "EPMD_VARLINK_SOCKET");
 
         options->varlink_path = path && *path ? path : VARLINK_CLIENT_SOCKET;
         /* The option may correct it, and "check" is to tell of it. */
         if (options->port_given || options->verb == VERB_CHECK || !port || !*port)
                 return 0;
         options->port_given = true;
-        return parse_port("ERL_EPMD_PORT", port, &options->port, error);
+        return value_port("ERL_EPMD_PORT", port, &options->port, error);
 }
 
 static int apply_option(int option, const char *value, CtlOptions *options, char *error) {
@@ -160,7 +130,7 @@ static int apply_option(int option, const char *value, CtlOptions *options, char
                 return 0;
         case 'p':
                 options->port_given = true;
-                return parse_port("--port", value, &options->port, error);
+                return value_port("--port", value, &options->port, error);
         case OPT_TIMEOUT:
                 return parse_timeout(value, &options->timeout, error);
         case OPT_JSON:
@@ -183,13 +153,13 @@ static int apply_option(int option, const char *value, CtlOptions *options, char
 /* What goes only with some verbs. */
 static int check_combination(const CtlOptions *options, char *error) {
         if (options->prometheus && options->verb != VERB_STATS)
-                return fail(error, "--prometheus goes with stats only");
+                return value_fail(error, "--prometheus goes with stats only");
         if (options->prometheus && options->json)
-                return fail(error, "--json and --prometheus exclude each other");
+                return value_fail(error, "--json and --prometheus exclude each other");
         if (options->json && options->verb == VERB_REGISTER)
-                return fail(error, "--json does not go with register");
+                return value_fail(error, "--json does not go with register");
         if (options->type != NODE_TYPE_HIDDEN && options->verb != VERB_REGISTER)
-                return fail(error, "--type goes with register only");
+                return value_fail(error, "--type goes with register only");
         return 0;
 }
 
@@ -201,15 +171,15 @@ static int parse_verb(int argc, char **argv, CtlOptions *options, char *error) {
                 if (strcmp(word, verbs[i].name) != 0)
                         continue;
                 if (n < verbs[i].least || n > verbs[i].most)
-                        return fail(error, "%s %s arguments: epmdctl %s%s%s", word,
-                                    n < verbs[i].least ? "needs more" : "takes fewer", word,
-                                    *verbs[i].arguments ? " " : "", verbs[i].arguments);
+                        return value_fail(error, "%s %s arguments: epmdctl %s%s%s", word,
+                                          n < verbs[i].least ? "needs more" : "takes fewer", word,
+                                          *verbs[i].arguments ? " " : "", verbs[i].arguments);
                 options->verb = verbs[i].verb;
                 options->arguments = argv + 1;
                 options->n_arguments = n;
                 return 0;
         }
-        return fail(error, "unknown command \"%s\"; see epmdctl --help", word);
+        return value_fail(error, "unknown command \"%s\"; see epmdctl --help", word);
 }
 
 static int parse_options(int argc, char **argv, CtlOptions *options, char *error) {
@@ -221,9 +191,9 @@ static int parse_options(int argc, char **argv, CtlOptions *options, char *error
                 int r;
 
                 if (option == ':')
-                        return fail(error, "option %s needs a value; see epmdctl --help", argv[optind - 1]);
+                        return value_fail(error, "option %s needs a value; see epmdctl --help", argv[optind - 1]);
                 if (option == '?')
-                        return fail(error, "unknown option %s; see epmdctl --help", argv[optind - 1]);
+                        return value_fail(error, "unknown option %s; see epmdctl --help", argv[optind - 1]);
                 r = apply_option(option, optarg, options, error);
                 if (r < 0 || options->verb == VERB_HELP || options->verb == VERB_VERSION)
                         return r;
@@ -235,7 +205,7 @@ static int parse_options(int argc, char **argv, CtlOptions *options, char *error
  *
  * environment: as environ. *ret is valid while argv and the environment are. Returns 0, or -EINVAL with one line in
  * error that names what is wrong and what is right. */
-int ctl_options_parse(int argc, char **argv, char *const *environment, CtlOptions *ret, char error[CTL_ERROR_MAX]) {
+int ctl_options_parse(int argc, char **argv, char *const *environment, CtlOptions *ret, char error[VALUE_ERROR_MAX]) {
         CtlOptions options = {
                 .verb = VERB_LIST,
                 .port = CTL_DEFAULT_PORT,
@@ -249,7 +219,7 @@ int ctl_options_parse(int argc, char **argv, char *const *environment, CtlOption
         if (r >= 0 && options.verb == VERB_LIST)
                 r = parse_verb(argc - optind, argv + optind, &options, error);
         if (r >= 0 && options.verb == VERB_REGISTER)
-                r = parse_port("the node's port", options.arguments[1], &options.node_port, error);
+                r = value_port("the node's port", options.arguments[1], &options.node_port, error);
         if (r >= 0 && options.verb != VERB_HELP && options.verb != VERB_VERSION) {
                 r = check_combination(&options, error);
                 if (r >= 0)

@@ -7,9 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "values.h"
+
 enum {
         CTL_DEFAULT_PORT = 4369,
-        CTL_ERROR_MAX = 512,
 };
 
 /* Types of nodes, as they register. */
@@ -45,5 +46,5 @@ typedef struct CtlOptions {
         const char *varlink_path;
 } CtlOptions;
 
-int ctl_options_parse(int argc, char **argv, char *const *environment, CtlOptions *ret, char error[CTL_ERROR_MAX]);
+int ctl_options_parse(int argc, char **argv, char *const *environment, CtlOptions *ret, char error[VALUE_ERROR_MAX]);
 const char *ctl_options_help(void);

@@ -5,7 +5,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -110,32 +109,12 @@ const char *options_help(void) {
         return help_text;
 }
 
-static int fail(char *error, const char *format, ...) _printf_(2, 3);
-
-static int fail(char *error, const char *format, ...) {
-        va_list ap;
-
-        va_start(ap, format);
-        (void) vsnprintf(error, OPTIONS_ERROR_MAX, format, ap);
-        va_end(ap);
-        return -EINVAL;
-}
-
-static int parse_port(const char *what, const char *text, uint16_t *ret, char *error) {
-        unsigned long port;
-
-        if (!value_number(text, 1, UINT16_MAX, &port))
-                return fail(error, "%s \"%s\" is not a port: give a number from 1 to 65535", what, text);
-        *ret = (uint16_t) port;
-        return 0;
-}
-
 static int parse_seconds(const char *what, const char *text, double least, double *ret, char *error) {
         double seconds;
 
         if (!value_seconds(text, &seconds) || !(seconds >= least && seconds <= (double) SECONDS_MAX))
-                return fail(error, "%s \"%s\" is not a time: give seconds from %g to %d", what, text, least,
-                            SECONDS_MAX);
+                return value_fail(error, "%s \"%s\" is not a time: give seconds from %g to %d", what, text, least,
+                                  SECONDS_MAX);
         *ret = seconds;
         return 0;
 }
@@ -168,7 +147,7 @@ static int parse_addresses(const char *what, const char *list, Options *options,
 
         addresses = calloc(strlen(list) / 2 + 1, sizeof *addresses);
         if (!addresses) {
-                (void) fail(error, "out of memory");
+                (void) value_fail(error, "out of memory");
                 return -ENOMEM;
         }
         for (const char *p = list + strspn(list, separators); *p; p += strspn(p, separators)) {
@@ -176,8 +155,8 @@ static int parse_addresses(const char *what, const char *list, Options *options,
 
                 if (!address_parse(p, len, &addresses[n])) {
                         free(addresses);
-                        return fail(error, "%s: \"%.*s\" is not an IPv4 or IPv6 address", what,
-                                    (int) size_min(len, 100), p);
+                        return value_fail(error, "%s: \"%.*s\" is not an IPv4 or IPv6 address", what,
+                                          (int) size_min(len, 100), p);
                 }
                 n++;
                 p += len;
@@ -195,12 +174,12 @@ static int parse_allow(const char *what, const char *list, Options *options, cha
         int r = allow_parse(list, &allow, &bad, &bad_len);
 
         if (r == -ENOMEM) {
-                (void) fail(error, "out of memory");
+                (void) value_fail(error, "out of memory");
                 return r;
         }
         if (r < 0)
-                return fail(error, "%s: \"%.*s\" is neither local, private, any, an address nor a network such as "
-                                   "192.0.2.0/24", what, (int) size_min(bad_len, 100), bad);
+                return value_fail(error, "%s: \"%.*s\" is neither local, private, any, an address nor a network such as "
+                                  "192.0.2.0/24", what, (int) size_min(bad_len, 100), bad);
         allow_done(&options->allow);
         options->allow = allow;
         options->allow_text = list;
@@ -211,30 +190,21 @@ static int parse_count(const char *what, const char *text, size_t *ret, char *er
         unsigned long n;
 
         if (!value_number(text, 1, INT32_MAX, &n))
-                return fail(error, "%s \"%s\" is not a number of nodes: give 1 or more", what, text);
+                return value_fail(error, "%s \"%s\" is not a number of nodes: give 1 or more", what, text);
         *ret = (size_t) n;
         return 0;
 }
 
-static const char *from_environment(char *const *environment, const char *name) {
-        size_t n = strlen(name);
-
-        for (; *environment; environment++)
-                if (strncmp(*environment, name, n) == 0 && (*environment)[n] == '=')
-                        return *environment + n + 1;
-        return NULL;
-}
-
 /* The port where no option has said it; to be helped, nobody needs one. */
 static int parse_port_variable(char *const *environment, Options *options, char *error) {
-        const char *value = from_environment(environment, "ERL_EPMD_PORT");
+        const char *value = value_of_variable(environment, "ERL_EPMD_PORT");
 
         if (options->port != 0)
                 return 0;
         options->port = OPTIONS_DEFAULT_PORT;
         if (options->command == COMMAND_HELP || options->command == COMMAND_VERSION)
                 return 0;
-        return value && *value ? parse_port("ERL_EPMD_PORT", value, &options->port, error) : 0;
+        return value && *value ? value_port("ERL_EPMD_PORT", value, &options->port, error) : 0;
 }
 
 /* What only a daemon needs. */
@@ -242,25 +212,25 @@ static int parse_environment(char *const *environment, Options *options, char *e
         const char *value;
         int r;
 
-        value = from_environment(environment, "ERL_EPMD_ADDRESS");
+        value = value_of_variable(environment, "ERL_EPMD_ADDRESS");
         if (value) {
                 r = parse_addresses("ERL_EPMD_ADDRESS", value, options, error);
                 if (r < 0)
                         return r;
         }
-        value = from_environment(environment, "EPMD_ALLOW");
+        value = value_of_variable(environment, "EPMD_ALLOW");
         r = parse_allow("EPMD_ALLOW", value && *value ? value : ALLOW_DEFAULT, options, error);
         if (r < 0)
                 return r;
-        value = from_environment(environment, "EPMD_MAX_NODES_PER_USER");
+        value = value_of_variable(environment, "EPMD_MAX_NODES_PER_USER");
         if (value && *value) {
                 r = parse_count("EPMD_MAX_NODES_PER_USER", value, &options->user_nodes_max, error);
                 if (r < 0)
                         return r;
         }
-        value = from_environment(environment, "EPMD_RESERVE");
+        value = value_of_variable(environment, "EPMD_RESERVE");
         options->reserve = value ? value : "";
-        if (from_environment(environment, "ERL_EPMD_RELAXED_COMMAND_CHECK"))
+        if (value_of_variable(environment, "ERL_EPMD_RELAXED_COMMAND_CHECK"))
                 options->relaxed = true;
         return 0;
 }
@@ -269,8 +239,8 @@ static int set_command(Options *options, Command command, char *error) {
         if (options->command == COMMAND_HELP || options->command == COMMAND_VERSION)
                 return 0;
         if (options->command != COMMAND_SERVE && options->command != command)
-                return fail(error, "more than one command was given: give one of -names, -dump, -started, -kill, "
-                                   "-stop");
+                return value_fail(error, "more than one command was given: give one of -names, -dump, -started, -kill, "
+                                  "-stop");
         options->command = command;
         return 0;
 }
@@ -291,7 +261,7 @@ static int apply_switch(int option, const char *word, const char *value, Options
                 options->systemd = true;
                 return 0;
         case OPT_PORT:
-                return parse_port(word, value, &options->port, error);
+                return value_port(word, value, &options->port, error);
         case OPT_NAMES:
                 return set_command(options, COMMAND_NAMES, error);
         case OPT_DUMP:
@@ -356,8 +326,8 @@ static bool is_exact(const char *word, const char *name) {
 
 static int refuse_word(int option, const char *word, char *error) {
         if (option == ':')
-                return fail(error, "option %s needs a value; see epmd -help", word);
-        return fail(error, "unknown option %s; see epmd -help", word);
+                return value_fail(error, "option %s needs a value; see epmd -help", word);
+        return value_fail(error, "unknown option %s; see epmd -help", word);
 }
 
 /* Takes in an option, its name as it was written, its value; returns as options_parse(). */
@@ -380,7 +350,7 @@ static int parse_arguments(int argc, char **argv, Apply *apply, Options *options
                         return r;
         }
         if (optind < argc)
-                return fail(error, "unexpected argument \"%s\"; see epmd -help", argv[optind]);
+                return value_fail(error, "unexpected argument \"%s\"; see epmd -help", argv[optind]);
         return 0;
 }
 
@@ -396,8 +366,8 @@ static int parse_settings(int argc, char **argv, char *const *environment, Optio
         if (r < 0)
                 return r;
         if (options->systemd && options->daemon)
-                return fail(error, "-systemd and -daemon exclude each other: systemd needs the process in the "
-                                   "foreground");
+                return value_fail(error, "-systemd and -daemon exclude each other: systemd needs the process in the "
+                                  "foreground");
         if (!options->systemd)
                 options->idle_timeout = 0;
         else if (options->idle_timeout == UINT64_MAX)

@@ -9,11 +9,11 @@
 
 #include "address.h"
 #include "allow.h"
-#include "util.h"
+#include "values.h"
 
 enum {
         OPTIONS_DEFAULT_PORT = 4369,
-        OPTIONS_ERROR_MAX = 512,
+        OPTIONS_ERROR_MAX = VALUE_ERROR_MAX,
 };
 
 typedef enum Command {
