@@ -13,15 +13,13 @@ bool ask_is_local(const char *host) {
 
 /* Whether an epmd can have answered that. */
 static bool is_answer(uint8_t tag, const ClientReply *reply) {
-        WireReader reader = wire_reader(reply->data, reply->n);
         NodeInfo info;
         uint8_t result;
-        uint32_t port;
+        uint16_t port;
 
         if (tag == TAG_PORT2_REQ)
                 return proto_parse_port2_reply(reply->data, reply->n, &result, &info) == 0;
-        port = wire_u32(&reader);
-        return !reader.failed && port > 0 && port <= UINT16_MAX;
+        return proto_parse_listing(reply->data, reply->n, &port) == 0;
 }
 
 static AskResult judge(int r, const Request *request, const ClientReply *reply) {

@@ -54,12 +54,11 @@ static int explain_call(const Options *options, int r) {
         return EXIT_FAILURE;
 }
 
-/* Whether this is an epmd's answer to NAMES_REQ or DUMP_REQ: it begins with a port in four bytes, as no text does. */
+/* Whether this is an epmd's answer to NAMES_REQ or DUMP_REQ. */
 static bool is_listing(const ClientReply *reply) {
-        WireReader reader = wire_reader(reply->data, reply->n);
-        uint32_t port = wire_u32(&reader);
+        uint16_t port;
 
-        return !reader.failed && port > 0 && port <= UINT16_MAX;
+        return proto_parse_listing(reply->data, reply->n, &port) == 0;
 }
 
 /* The lines as they came, but for control characters of ASCII and of Latin-1, which would speak to the terminal. DUMP
@@ -294,8 +293,8 @@ static bool is_covered(const Options *options, size_t at) {
 static int add_own(Server *server, const Options *options, Log *log) {
         const Address any4 = {.family = AF_INET, .port = options->port};
         const Address any6 = {.family = AF_INET6, .port = options->port};
-        const Address loopback4 = {.family = AF_INET, .port = options->port, .ip = {127, 0, 0, 1}};
-        const Address loopback6 = {.family = AF_INET6, .port = options->port, .ip = {[15] = 1}};
+        const Address loopback4 = client_loopback(AF_INET, options->port);
+        const Address loopback6 = client_loopback(AF_INET6, options->port);
         bool everything = options->n_addresses == 0;
         int r = 0;
 

@@ -57,15 +57,12 @@ static int add_lines(NodeList *list, const uint8_t *at, const uint8_t *end) {
 /* Reads the whole reply to NAMES_REQ. *ret is to be freed with nodelist_done(). Returns 0, NODELIST_MALFORMED or
  * -ENOMEM. */
 int nodelist_from_names(const uint8_t *reply, size_t n, NodeList *ret) {
-        WireReader reader = wire_reader(reply, n);
-        uint32_t port = wire_u32(&reader);
-        NodeList list = {.epmd_port = (uint16_t) port};
+        NodeList list = {};
         int r;
 
-        /* Another protocol's greeting is no number of a port. */
-        if (reader.failed || port == 0 || port > UINT16_MAX)
+        if (proto_parse_listing(reply, n, &list.epmd_port) != 0)
                 return NODELIST_MALFORMED;
-        r = add_lines(&list, reader.at, reader.end);
+        r = add_lines(&list, reply + PROTO_LISTING_HEAD, reply + n);
         if (r < 0) {
                 nodelist_done(&list);
                 return r;

@@ -252,6 +252,18 @@ int proto_parse_port2_reply(const uint8_t *data, size_t n, uint8_t *ret_result, 
         return 0;
 }
 
+/* Reads the head of the reply to NAMES_REQ or DUMP_REQ, behind which there are lines: the port of the epmd. Another
+ * protocol's greeting is no number of a port. Returns 0, or PROTO_MALFORMED with *ret_port untouched. */
+int proto_parse_listing(const uint8_t *data, size_t n, uint16_t *ret_port) {
+        WireReader reader = wire_reader(data, n);
+        uint32_t port = wire_u32(&reader);
+
+        if (reader.failed || port == 0 || port > UINT16_MAX)
+                return PROTO_MALFORMED;
+        *ret_port = (uint16_t) port;
+        return 0;
+}
+
 /* Finds the last " at port " of a line: the name may contain the same words. */
 static const uint8_t *find_port_words(const uint8_t *line, const uint8_t *end) {
         static const char words[] = " at port ";

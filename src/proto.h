@@ -19,6 +19,7 @@ enum {
         PROTO_NAME_CHARS_MAX = 255,
         PROTO_EXTRA_MAX = 1020,
         PROTO_PORT2_REPLY_MAX = 14 + PROTO_NAME_BYTES_MAX + PROTO_EXTRA_MAX, /* the largest fixed-size reply */
+        PROTO_LISTING_HEAD = 4, /* bytes before the lines of a reply to NAMES_REQ or DUMP_REQ: the port of the epmd */
         PROTO_NAMES_LINE_MAX = 5 + PROTO_NAME_BYTES_MAX + 9 + 5 + 1,
         PROTO_DUMP_LINE_MAX = 17 + PROTO_NAME_BYTES_MAX + 10 + 5 + 7 + 11 + 3,
         PROTO_VERSION_LONG_CREATION = 6, /* from this HighestVersion on, creations have 32 bits */
@@ -72,6 +73,7 @@ void proto_put_dump_line(WireWriter *w, const NodeInfo *node, bool active, int f
 
 int proto_parse_alive2_reply(const uint8_t *data, size_t n, uint8_t *ret_result, uint32_t *ret_creation);
 int proto_parse_port2_reply(const uint8_t *data, size_t n, uint8_t *ret_result, NodeInfo *ret);
+int proto_parse_listing(const uint8_t *data, size_t n, uint16_t *ret_port);
 int proto_parse_names_line(const uint8_t **at, const uint8_t *end, NodeInfo *ret);
 
 uint32_t proto_wire_creation(uint16_t highest_version, uint32_t counter);

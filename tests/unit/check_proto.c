@@ -819,6 +819,31 @@ START_TEST(bad_line) {
 }
 END_TEST
 
+static const struct {
+        Bytes data;
+        uint16_t port; /* 0: none */
+} listings[] = {
+        {BYTES_INIT("\0\0\021\021"), 4369},
+        {BYTES_INIT("\0\0\021\021name a at port 1\n"), 4369},
+        {BYTES_INIT("\0\0\377\377"), 65535},
+        {BYTES_INIT("\0\0\0\001"), 1},
+        {BYTES_INIT("\0\0\0\0"), 0},
+        {BYTES_INIT("\0\001\0\0"), 0},
+        {BYTES_INIT("\0\0\021"), 0},
+        {BYTES_INIT(""), 0},
+        {BYTES_INIT("HTTP/1.0 400 Bad Request\r\n"), 0},
+};
+
+START_TEST(head_of_a_listing) {
+        const Bytes *data = &listings[_i].data;
+        _cleanup_free_ uint8_t *copy = unit_copy(data->data, data->n);
+        uint16_t port = 0;
+
+        ck_assert_int_eq(proto_parse_listing(copy, data->n, &port), listings[_i].port > 0 ? 0 : PROTO_MALFORMED);
+        ck_assert_uint_eq(port, listings[_i].port);
+}
+END_TEST
+
 /* At the longest name, and one past it. */
 START_TEST(line_of_the_longest_name) {
         for (size_t extra = 0; extra <= 1; extra++) {
@@ -947,6 +972,7 @@ static void add_reply_tests(Suite *suite) {
         tcase_add_test(tcase, longest_lines);
         tcase_add_test(tcase, names_text_at_every_size);
         tcase_add_loop_test(tcase, bad_line, 0, ARRAY_SIZE(bad_lines));
+        tcase_add_loop_test(tcase, head_of_a_listing, 0, ARRAY_SIZE(listings));
         tcase_add_test(tcase, line_of_the_longest_name);
         tcase_add_loop_test(tcase, wire_creation, 0, ARRAY_SIZE(creations));
         tcase_add_test(tcase, tag_names);
