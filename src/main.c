@@ -3,7 +3,6 @@
 /* epmd: wires the modules together. The only file that prints and decides exit statuses. */
 
 #include <errno.h>
-#include <inttypes.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
@@ -75,28 +74,29 @@ static void print_lines(const uint8_t *data, size_t n) {
                         (void) putchar(data[i]);
 }
 
-static int print_listing(const ClientReply *reply) {
-        WireReader reader = wire_reader(reply->data, reply->n);
-        uint32_t port = wire_u32(&reader);
-
-        if (reader.failed) {
-                (void) printf("epmd: no response from local epmd\n");
-                return EXIT_FAILURE;
-        }
-        (void) printf("epmd: up and running on port %" PRIu32 " with data:\n", port);
-        print_lines(reader.at, wire_left(&reader));
-        return EXIT_SUCCESS;
-}
-
-static bool reply_begins(const ClientReply *reply, const char *text) {
-        return reply->n >= strlen(text) && memcmp(reply->data, text, strlen(text)) == 0;
-}
-
 static int print_unexpected(const ClientReply *reply) {
         (void) printf("epmd: local epmd responded with <");
         print_lines(reply->data, size_min(reply->n, UNEXPECTED_MAX));
         (void) printf(">\n");
         return EXIT_FAILURE;
+}
+
+static int print_listing(const ClientReply *reply) {
+        uint16_t port;
+
+        if (reply->n < PROTO_LISTING_HEAD) {
+                (void) printf("epmd: no response from local epmd\n");
+                return EXIT_FAILURE;
+        }
+        if (proto_parse_listing(reply->data, reply->n, &port) != 0)
+                return print_unexpected(reply);
+        (void) printf("epmd: up and running on port %u with data:\n", (unsigned) port);
+        print_lines(reply->data + PROTO_LISTING_HEAD, reply->n - PROTO_LISTING_HEAD);
+        return EXIT_SUCCESS;
+}
+
+static bool reply_begins(const ClientReply *reply, const char *text) {
+        return reply->n >= strlen(text) && memcmp(reply->data, text, strlen(text)) == 0;
 }
 
 static int print_kill(const ClientReply *reply) {
@@ -669,6 +669,15 @@ static bool is_service(char **argv) {
         return false;
 }
 
+/* What was printed may still have to be written. Returns the exit status. */
+static int end_output(int status) {
+        errno = 0;
+        if (fflush(stdout) == 0 && !ferror(stdout))
+                return status;
+        (void) fprintf(stderr, "epmd: failed to write the output: %s\n", strerror(errno != 0 ? errno : EIO));
+        return EXIT_FAILURE;
+}
+
 int main(int argc, char **argv) {
         char error[OPTIONS_ERROR_MAX];
         Options options;
@@ -687,7 +696,5 @@ int main(int argc, char **argv) {
         }
         status = run(&options, argv);
         options_done(&options);
-        if (fflush(stdout) != 0 && status == EXIT_SUCCESS)
-                status = EXIT_FAILURE;
-        return status;
+        return end_output(status);
 }

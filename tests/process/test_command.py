@@ -256,6 +256,32 @@ class Answers(CommandCase):
             self.assertRegex(process.out.text(), r'\Aepmd\b[^\n]* \d+(\.\d+)*[^\n]*\n')
 
 
+class Output(CommandCase):
+    """Where it cannot be written to the status is 1, and why is told."""
+
+    def assert_not_written(self, daemon, redirection, why):
+        for args in (('-names',), ('-dump',), ('-stop', 'nobody'), ('-help',), ('-version',)):
+            process = self.run_command('-c', f'exec "$@" {redirection}', 'sh', EPMD, *args, '-port', daemon.port,
+                                       program='/bin/sh')
+            self.assert_ran(process, 1, err=f'epmd: failed to write the output: {why}\n')
+
+    def test_full(self):
+        daemon = self.start_foreground('-relaxed_command_check')
+        self.assert_not_written(daemon, '>/dev/full', 'No space left on device')
+        # More than fits into a buffer.
+        for number in range(30):
+            self.register(daemon, f'{number:03}' + 'x' * 250)
+        self.assert_not_written(daemon, '>/dev/full', 'No space left on device')
+
+    def test_broken_pipe(self):
+        """Here SIGPIPE is ignored, by Python; elsewhere it ends the command silently, as it ends others."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.addCleanup(os.close, writer)
+        self.assert_not_written(self.start_foreground('-relaxed_command_check'), f'>/proc/{os.getpid()}/fd/{writer}',
+                                'Broken pipe')
+
+
 class BadServers(CommandCase):
     """Servers that close early, say something else, or say nothing."""
 
@@ -266,6 +292,14 @@ class BadServers(CommandCase):
                 with self.subTest(data=data, command=command):
                     self.assert_ran(self.run_command(command, '-port', port), 1, NO_RESPONSE)
             self.assert_ran(self.run_command('-started', '-port', port), 1)
+
+    def test_no_listing(self):
+        """What begins with no number of a port is no list, and not that of an epmd on a port of a billion."""
+        port = self.fake_server(lambda conn, request: conn.sendall(b'HTTP/1.0 400 Bad\x1b Request\r\n'))
+        for command in ('-names', '-dump'):
+            self.assert_ran(self.run_command(command, '-port', port), 1,
+                            'epmd: local epmd responded with <HTTP/1.0 400 Bad\\x1b Request\\x0d\n>\n')
+        self.assert_ran(self.run_command('-started', '-port', port), 1)
 
     def test_closed_without_an_answer(self):
         port = self.fake_server(lambda conn, request: None)
