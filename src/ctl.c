@@ -2,6 +2,7 @@
 
 /* epmdctl: the tool for people. Here is its beginning and its end; each command is in its own file. */
 
+#include <fcntl.h>
 #include <langinfo.h>
 #include <locale.h>
 #include <signal.h>
@@ -15,6 +16,15 @@
 #include "ctl_verbs.h"
 
 extern char **environ;
+
+/* Opens those of the standard descriptors that are closed: else a connection would take their place, and messages would
+ * go to it. They are opened the wrong way round, so that using them fails as before. Returns 0 or a negative errno. */
+static int open_standard(void) {
+        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+                if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+                        return -errno;
+        return 0;
+}
 
 /* Names are UTF-8 whatever the locale says, and the widths of columns depend on it. */
 static void set_locale(void) {
@@ -62,16 +72,19 @@ static int end_by_signal(int number) {
 int main(int argc, char **argv) {
         char error[VALUE_ERROR_MAX];
         CtlOptions options;
-        int status;
+        int status, r;
 
+        if (open_standard() < 0)
+                return CTL_FAILED;
         set_locale();
         if (ctl_options_parse(argc, argv, environ, &options, error) < 0) {
                 ctl_say("%s", error);
                 return CTL_USAGE;
         }
         status = run(&options);
-        if ((fflush(stdout) != 0 || ferror(stdout)) && status == CTL_OK) {
-                ctl_say("failed to write the output: %s", strerror(errno));
+        r = ctl_flush();
+        if (r < 0) {
+                ctl_say("failed to write the output: %s", ERR_TEXT(r));
                 status = CTL_FAILED;
         }
         return status < 0 ? end_by_signal(-status) : status;

@@ -35,7 +35,7 @@ static void print_finding(Verdict verdict, const char *what, const char *cure, c
                       ctl_colour(stdout, COLOUR_OFF), what, text);
         if (cure)
                 (void) printf("%22scure: %s\n", "", cure);
-        (void) fflush(stdout);
+        (void) ctl_flush();
 }
 
 /* One finding: on the terminal as soon as it is known, for tests may take their time.

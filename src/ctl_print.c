@@ -29,6 +29,17 @@ void ctl_say(const char *format, ...) {
         (void) fputc('\n', stderr);
 }
 
+/* Writes what is still in memory of the output. Returns 0, or the negative errno of the first such write that failed. */
+int ctl_flush(void) {
+        static int problem = 0;
+
+        errno = 0;
+        /* One that was made in between may have failed for a reason that is lost; as a rule the last fails for the same. */
+        if ((fflush(stdout) != 0 || ferror(stdout)) && problem == 0)
+                problem = errno != 0 ? -errno : -EIO;
+        return problem;
+}
+
 /* See https://no-color.org: set and not empty. */
 bool ctl_has_colour(FILE *file) {
         const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
@@ -135,9 +146,11 @@ int ctl_table_add(CtlTable *table, const char *const *cells) {
         return r;
 }
 
-/* Returns 0 or a negative errno. */
+/* Returns 0 or a negative errno; a failed write is found at the end, by ctl_flush(). */
 int ctl_table_print(CtlTable *table) {
-        return scols_print_table(table->scols);
+        int r = scols_print_table(table->scols);
+
+        return ferror(stdout) ? 0 : r;
 }
 
 /* Always returns NULL. */
@@ -151,9 +164,10 @@ CtlTable *ctl_table_free(CtlTable *table) {
 
 /* ---- JSON ---- */
 
-/* Prints it in lines, in pure ASCII: a name may have characters that a terminal obeys. Returns 0 or -ENOMEM. */
+/* Prints it in lines, in pure ASCII: a name may have characters that a terminal obeys. NULL stands for a value for
+ * which there was no memory. Returns 0 or -ENOMEM; a failed write is found at the end, by ctl_flush(). */
 int ctl_print_json(const json_t *json) {
-        if (!json || json_dumpf(json, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII) < 0)
+        if (!json || (json_dumpf(json, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII) < 0 && !ferror(stdout)))
                 return -ENOMEM;
         (void) fputc('\n', stdout);
         return 0;

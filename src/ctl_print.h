@@ -34,6 +34,7 @@ typedef struct CtlColumn {
 typedef struct CtlTable CtlTable;
 
 void ctl_say(const char *format, ...) _printf_(1, 2);
+int ctl_flush(void);
 bool ctl_has_colour(FILE *file);
 const char *ctl_colour(FILE *file, CtlColour colour);
 

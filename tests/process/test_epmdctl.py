@@ -409,14 +409,57 @@ class List(CtlCase):
         self.assertTrue(out.endswith('\n\n20000 nodes registered.\n'))
         self.assertEqual(out.count('\n'), 20003)
 
-    def test_full_output(self):
-        """A table that could not be written is no success."""
-        daemon = self.daemon_with('rabbit')
-        with open('/dev/full', 'wb') as full:
-            done = subprocess.run([EPMDCTL, '-p', str(daemon.port)], stdout=full, stderr=subprocess.PIPE,
-                                  env=clean_env(self.environment()), timeout=DEADLINE, check=False)
-        self.assertEqual(done.returncode, 71)
-        self.assertIn(b'No space left on device', done.stderr)
+
+class Output(CtlCase):
+    """What cannot be written is no success, and why is told."""
+
+    FORMS = (('list',), ('list', '-q'), ('list', '--json'), ('list', '127.0.0.1', '--no-legend'), ('lookup', 'rabbit'),
+             ('lookup', 'rabbit', '--json'), ('lookup', 'none', '--json'), ('check', '127.0.0.1'),
+             ('check', '127.0.0.1', '--json'), ('stats',), ('stats', '--json'), ('stats', '--prometheus'), ('--help',),
+             ('--version',))
+
+    def assert_not_written(self, daemon, redirection, why):
+        self.fake_varlink([node('rabbit', self.ports['rabbit'])], statistics(port=daemon.port))
+        for args in self.FORMS:
+            process = self.command('-c', f'exec "$@" {redirection}', 'sh', EPMDCTL, *args, '-p', daemon.port,
+                                   program='/bin/sh', env=self.environment())
+            self.assertEqual(process.wait(), 71, (args, process.err.text()))
+            told = f'epmdctl: failed to write the output: {why}\n'
+            self.assertEqual(process.err.text().count(told), 1, (args, process.err.text()))
+            self.assertNotIn('memory', process.err.text())
+
+    def test_full(self):
+        self.assert_not_written(self.daemon_with('rabbit'), '>/dev/full', 'No space left on device')
+
+    def test_full_of_much(self):
+        """More than fits into a buffer."""
+        daemon = self.daemon_with(*(f'{number:03}' + 'x' * 250 for number in range(40)), 'rabbit')
+        self.assert_not_written(daemon, '>/dev/full', 'No space left on device')
+
+    def test_broken_pipe(self):
+        """Here SIGPIPE is ignored, by Python; elsewhere it ends the command silently, as it ends others."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.addCleanup(os.close, writer)
+        self.assert_not_written(self.daemon_with('rabbit'), f'>/proc/{os.getpid()}/fd/{writer}', 'Broken pipe')
+
+    def test_closed(self):
+        self.assert_not_written(self.daemon_with('rabbit'), '>&-', 'Bad file descriptor')
+
+    def test_closed_descriptors_are_not_taken(self):
+        """Else messages would go to the epmd, and what comes from it would be the command's input."""
+        for redirection in ('2>&-', '<&- >&- 2>&-', '<&-'):
+            server = self.listener()
+            process = self.command('-c', f'exec "$@" {redirection}', 'sh', EPMDCTL, 'register', 'x', '1', '-p',
+                                   port_of(server), '--', 'sh', '-c', 'cat; true', program='/bin/sh',
+                                   env=self.environment())
+            self.assertTrue(select.select([server], [], [], DEADLINE)[0])
+            conn = self.closing(server.accept()[0])
+            conn.settimeout(DEADLINE)
+            self.assertEqual(conn.recv(4096), alive2('x', port=1, node_type=72, high=6, low=5))
+            conn.sendall(b'v\0\0\0\0\1for nobody')
+            self.assertEqual(conn.recv(4096), b'', redirection)
+            self.assertEqual((process.wait(), process.out.text()), (0, ''), redirection)
 
 
 class Daemon(CtlCase):
