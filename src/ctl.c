@@ -26,9 +26,11 @@ static int open_standard(void) {
         return 0;
 }
 
-/* Names are UTF-8 whatever the locale says, and the widths of columns depend on it. */
+/* Names are UTF-8 whatever the locale says, and the widths of columns depend on it. Numbers have a point in every
+ * language, as the page says. */
 static void set_locale(void) {
         (void) setlocale(LC_ALL, "");
+        (void) setlocale(LC_NUMERIC, "C");
         if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0)
                 (void) setlocale(LC_CTYPE, "C.UTF-8");
 }

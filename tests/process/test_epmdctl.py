@@ -11,6 +11,7 @@ import pwd
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -1054,6 +1055,19 @@ class CommandLine(CtlCase):
             self.assertEqual(out, '', args)
             self.assertRegex(err, r'\Aepmdctl: [^\n]+\n\Z', args)
             self.assertIn(word, err, args)
+
+    def test_decimal_comma(self):
+        """Numbers are the same in every language."""
+        made = subprocess.run(['localedef', '-i', 'de_DE', '-f', 'UTF-8', f'{self.directory}/de_DE.UTF-8'], check=False,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) if shutil.which('localedef') else None
+        if not made or made.returncode != 0:
+            self.skipTest('no locale with a decimal comma can be made here: apt-get install locales')
+        german = {'LOCPATH': self.directory, 'LC_ALL': 'de_DE.UTF-8'}
+        self.fake_varlink(stats=statistics())
+        self.assertIn('Di 2023-11-14', self.ctl('stats', env=german)[0], 'it is in use')
+        _out, err = self.ctl('-p', self.silent_port(), '--timeout', '0.3', status=NO_EPMD, env=german)
+        self.assertIn('did not answer within 0.3 s', err)
+        self.ctl('--timeout', '0,3', status=USAGE, env=german)
 
     def test_bad_environment(self):
         for value in ('0', '65536', 'x'):
