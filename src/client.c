@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "waiting.h"
-
 enum {
         REPLY_MAX = 128 * 1024 * 1024, /* DUMP of 65,535 of the longest names, and room */
         READ_SIZE = 64 * 1024,
@@ -39,14 +37,14 @@ static int end_connect(int fd) {
         return -error;
 }
 
-/* Returns 0 with the connected socket, -ETIMEDOUT, or another negative errno. */
-static int connect_until(const Address *address, uint64_t deadline, int *ret_fd) {
+/* Returns 0 with the connected socket, or a negative errno: -ETIMEDOUT and -ECANCELED at the limit. */
+static int connect_until(const Address *address, const WaitLimit *limit, int *ret_fd) {
         _cleanup_close_ int fd = -1;
         int r;
 
         r = begin_connect(address, &fd);
         if (r >= 0)
-                r = waiting_until(fd, POLLOUT, deadline);
+                r = waiting_until(fd, POLLOUT, limit);
         if (r >= 0)
                 r = end_connect(fd);
         if (r >= 0)
@@ -56,7 +54,7 @@ static int connect_until(const Address *address, uint64_t deadline, int *ret_fd)
 
 /* Whether no connection came about because of this side, not of the other. */
 static bool is_own_failure(int r) {
-        return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS;
+        return r == -ECANCELED || r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS;
 }
 
 /* What a failed connection is to the caller. */
@@ -66,7 +64,7 @@ static int connect_outcome(int r) {
         return r < 0 && !is_own_failure(r) ? CLIENT_NO_SERVER : r;
 }
 
-static int send_until(int fd, const uint8_t *data, size_t n, uint64_t deadline) {
+static int send_until(int fd, const uint8_t *data, size_t n, const WaitLimit *limit) {
         while (n > 0) {
                 ssize_t sent = send(fd, data, n, MSG_NOSIGNAL);
                 int r;
@@ -80,7 +78,7 @@ static int send_until(int fd, const uint8_t *data, size_t n, uint64_t deadline) 
                         continue;
                 if (errno != EAGAIN)
                         return -errno;
-                r = waiting_until(fd, POLLOUT, deadline);
+                r = waiting_until(fd, POLLOUT, limit);
                 if (r < 0)
                         return r;
         }
@@ -105,7 +103,7 @@ static int reply_reserve(ClientReply *reply, size_t *size) {
 
 /* Reads until the peer closes. A reset behind some bytes is an end like any other: the peer may have closed with
  * bytes unread. */
-static int receive_until(int fd, ClientReply *reply, uint64_t deadline) {
+static int receive_until(int fd, ClientReply *reply, const WaitLimit *limit) {
         size_t size = 0;
 
         for (;;) {
@@ -125,14 +123,14 @@ static int receive_until(int fd, ClientReply *reply, uint64_t deadline) {
                         continue;
                 if (errno != EAGAIN)
                         return -errno;
-                r = waiting_until(fd, POLLIN, deadline);
+                r = waiting_until(fd, POLLIN, limit);
                 if (r < 0)
                         return r;
         }
 }
 
 /* Connects and sends a request. Returns as client_call(); *ret_connected and *ret_error as in its reply. */
-static int call_until(const Address *address, const Request *request, uint64_t deadline, int *ret_fd,
+static int call_until(const Address *address, const Request *request, const WaitLimit *limit, int *ret_fd,
                       bool *ret_connected, int *ret_error) {
         uint8_t packet[PROTO_PACKET_MAX];
         WireWriter w = wire_writer(packet, sizeof packet);
@@ -142,13 +140,13 @@ static int call_until(const Address *address, const Request *request, uint64_t d
         proto_put_request(&w, request);
         if (w.failed)
                 return -EMSGSIZE;
-        r = connect_until(address, deadline, &fd);
+        r = connect_until(address, limit, &fd);
         if (r < 0) {
                 *ret_error = r;
                 return connect_outcome(r);
         }
         *ret_connected = true;
-        r = send_until(fd, packet, w.len, deadline);
+        r = send_until(fd, packet, w.len, limit);
         if (r < 0)
                 return r;
         *ret_fd = TAKE_FD(fd);
@@ -161,14 +159,14 @@ static int call_until(const Address *address, const Request *request, uint64_t d
  * holds what had arrived. Returns 0, with an empty reply when the peer closed without one; one of the outcomes
  * above; a negative errno. */
 int client_call(const Address *address, const Request *request, uint64_t timeout, ClientReply *ret) {
-        uint64_t deadline = waiting_now() + timeout;
+        const WaitLimit limit = waiting_limit(timeout, -1);
         _cleanup_close_ int fd = -1;
         int r;
 
         *ret = (ClientReply){};
-        r = call_until(address, request, deadline, &fd, &ret->connected, &ret->error);
+        r = call_until(address, request, &limit, &fd, &ret->connected, &ret->error);
         if (r == 0)
-                r = receive_until(fd, ret, deadline);
+                r = receive_until(fd, ret, &limit);
         if (r == -ECONNRESET || r == -EPIPE)
                 return 0;
         return r == -ETIMEDOUT ? CLIENT_TIMEOUT : r;
@@ -198,7 +196,7 @@ void client_reply_done(ClientReply *reply) {
 }
 
 /* The reply to a registration ends where its form says; the connection stays open behind it. */
-static int read_alive2_reply(int fd, uint64_t deadline, uint8_t *ret_result, uint32_t *ret_creation) {
+static int read_alive2_reply(int fd, const WaitLimit *limit, uint8_t *ret_result, uint32_t *ret_creation) {
         uint8_t data[ALIVE2_LONG_REPLY];
         size_t n = 0, wanted = ALIVE2_SHORT_REPLY;
 
@@ -217,7 +215,7 @@ static int read_alive2_reply(int fd, uint64_t deadline, uint8_t *ret_result, uin
                         continue;
                 if (errno != EAGAIN)
                         return -errno;
-                r = waiting_until(fd, POLLIN, deadline);
+                r = waiting_until(fd, POLLIN, limit);
                 if (r < 0)
                         return r == -ETIMEDOUT ? CLIENT_TIMEOUT : r;
         }
@@ -226,21 +224,20 @@ static int read_alive2_reply(int fd, uint64_t deadline, uint8_t *ret_result, uin
 
 /* Registers a node at the epmd at an address. The registration lasts as long as the connection.
  *
- * timeout: µs for all of it. Returns 0 with the connection, which does not block, in *ret_fd; one of the outcomes
- * above, with CLIENT_NO_SERVER the reason as a negative errno in *ret_error; a negative errno. */
-int client_register(const Address *address, const NodeInfo *node, uint64_t timeout, int *ret_fd,
+ * limit: for all of it. Returns 0 with the connection, which does not block, in *ret_fd; one of the outcomes above,
+ * with CLIENT_NO_SERVER the reason as a negative errno in *ret_error; a negative errno, -ECANCELED as the limit says. */
+int client_register(const Address *address, const NodeInfo *node, const WaitLimit *limit, int *ret_fd,
                     uint32_t *ret_creation, int *ret_error) {
         const Request request = {.tag = TAG_ALIVE2_REQ, .node = *node};
-        uint64_t deadline = waiting_now() + timeout;
         _cleanup_close_ int fd = -1;
         bool connected = false;
         uint32_t creation = 0;
         uint8_t result = 0;
         int r;
 
-        r = call_until(address, &request, deadline, &fd, &connected, ret_error);
+        r = call_until(address, &request, limit, &fd, &connected, ret_error);
         if (r == 0)
-                r = read_alive2_reply(fd, deadline, &result, &creation);
+                r = read_alive2_reply(fd, limit, &result, &creation);
         if (r == -ECONNRESET || r == -EPIPE)
                 return CLIENT_CLOSED;
         if (r != 0)

@@ -10,6 +10,7 @@
 #include "address.h"
 #include "proto.h"
 #include "util.h"
+#include "waiting.h"
 
 typedef struct ClientReply {
         uint8_t *data; /* owned */
@@ -40,6 +41,6 @@ void client_reply_done(ClientReply *reply);
 
 Address client_loopback(sa_family_t family, uint16_t port);
 
-int client_register(const Address *address, const NodeInfo *node, uint64_t timeout, int *ret_fd,
+int client_register(const Address *address, const NodeInfo *node, const WaitLimit *limit, int *ret_fd,
                     uint32_t *ret_creation, int *ret_error);
 int client_probe(ClientProbe *probes, size_t n, uint64_t timeout);

@@ -76,8 +76,10 @@ static int try_address(Hold *hold, const Address *address, int *ret_error) {
                 .type = hold->options->type,
         };
 
+        const WaitLimit limit = waiting_limit(hold->options->timeout, hold->signals);
+
         hold->address = *address;
-        return client_register(address, &node, hold->options->timeout, &hold->fd, &hold->creation, ret_error);
+        return client_register(address, &node, &limit, &hold->fd, &hold->creation, ret_error);
 }
 
 static void say_registered(const Hold *hold) {
@@ -101,7 +103,8 @@ static void say_failure(Hold *hold, int r, int error) {
                 ctl_say("%s: %s", address_format(&hold->address, text), register_problem(r));
 }
 
-/* Registers at the first loopback address where there is an epmd. Returns 0, an outcome or a negative errno. */
+/* Registers at the first loopback address where there is an epmd. Returns 0, an outcome or a negative errno; -ECANCELED:
+ * a signal has come. */
 static int try_register(Hold *hold) {
         const Address ipv6 = client_loopback(AF_INET6, hold->options->port);
         const Address ipv4 = client_loopback(AF_INET, hold->options->port);
@@ -110,19 +113,22 @@ static int try_register(Hold *hold) {
         r = try_address(hold, &ipv6, &error);
         if (r == CLIENT_NO_SERVER)
                 r = try_address(hold, &ipv4, &error);
+        hold->retry_at = waiting_now() + RETRY * USEC_PER_SEC;
+        if (r == -ECANCELED)
+                return r;
         if (r != 0)
                 say_failure(hold, r, error);
-        hold->retry_at = waiting_now() + RETRY * USEC_PER_SEC;
         hold->last = r;
         return r;
 }
 
 /* Signals become readable, so that they and the connection are waited for together. Those that are ignored, as nohup(1)
- * has it, stay so. */
+ * has it, stay so; SIGCHLD may not, for then nobody learns how the command ended. */
 static int take_signals(Hold *hold) {
         static const int ends[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
         sigset_t set;
 
+        (void) signal(SIGCHLD, SIG_DFL);
         (void) sigemptyset(&set);
         (void) sigaddset(&set, SIGCHLD);
         for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
@@ -155,8 +161,18 @@ static int start_command(Hold *hold, char **argv) {
 /* Whether the command has ended, and with which status, or minus which signal. */
 static bool reap(const Hold *hold, int *ret_status) {
         int status;
+        pid_t pid;
 
-        if (hold->child <= 0 || waitpid(hold->child, &status, WNOHANG) != hold->child)
+        if (hold->child <= 0)
+                return false;
+        pid = waitpid(hold->child, &status, WNOHANG);
+        if (pid < 0) {
+                /* It is nowhere: waiting for it would never end. */
+                ctl_say("failed to learn how the command ended: %s", strerror(errno));
+                *ret_status = CTL_FAILED;
+                return true;
+        }
+        if (pid == 0)
                 return false;
         *ret_status = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
         return true;

@@ -64,7 +64,7 @@ static int transfer_outcome(int r) {
         return r == -ECONNRESET || r == -EPIPE ? VARLINK_CLIENT_CLOSED : r;
 }
 
-static int send_all(int fd, const char *data, size_t n, uint64_t deadline) {
+static int send_all(int fd, const char *data, size_t n, const WaitLimit *limit) {
         while (n > 0) {
                 ssize_t sent = send(fd, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
                 int r;
@@ -76,7 +76,7 @@ static int send_all(int fd, const char *data, size_t n, uint64_t deadline) {
                 }
                 if (errno == EINTR)
                         continue;
-                r = errno == EAGAIN ? waiting_until(fd, POLLOUT, deadline) : -errno;
+                r = errno == EAGAIN ? waiting_until(fd, POLLOUT, limit) : -errno;
                 if (r < 0)
                         return transfer_outcome(r);
         }
@@ -100,7 +100,7 @@ static int buffer_reserve(Buffer *buffer) {
 }
 
 /* Reads until the NUL that ends a message, which is left out of the count; what follows it is dropped. */
-static int receive_message(int fd, Buffer *buffer, uint64_t deadline) {
+static int receive_message(int fd, Buffer *buffer, const WaitLimit *limit) {
         for (;;) {
                 const char *end;
                 ssize_t n;
@@ -117,13 +117,13 @@ static int receive_message(int fd, Buffer *buffer, uint64_t deadline) {
                         if (end)
                                 return 0;
                         /* The clock counts for a peer that never stops talking, too. */
-                        if (waiting_now() >= deadline)
+                        if (waiting_now() >= limit->deadline)
                                 return VARLINK_CLIENT_TIMEOUT;
                         continue;
                 }
                 if (errno == EINTR)
                         continue;
-                r = errno == EAGAIN ? waiting_until(fd, POLLIN, deadline) : -errno;
+                r = errno == EAGAIN ? waiting_until(fd, POLLIN, limit) : -errno;
                 if (r < 0)
                         return transfer_outcome(r);
         }
@@ -151,15 +151,15 @@ static int take_reply(VarlinkClient *client, json_t *reply, json_t **ret_paramet
 }
 
 static int exchange(VarlinkClient *client, const char *request, Buffer *reply) {
-        uint64_t deadline = waiting_now() + client->timeout;
+        const WaitLimit limit = waiting_limit(client->timeout, -1);
         _cleanup_close_ int fd = -1;
         int r;
 
         r = connect_path(client, &fd);
         if (r == 0)
-                r = send_all(fd, request, strlen(request) + 1, deadline);
+                r = send_all(fd, request, strlen(request) + 1, &limit);
         if (r == 0)
-                r = receive_message(fd, reply, deadline);
+                r = receive_message(fd, reply, &limit);
         return r;
 }
 

@@ -11,19 +11,19 @@ uint64_t waiting_now(void) {
         return clock_monotonic();
 }
 
-/* Waits for events of poll(2) until the deadline, a value of waiting_now(). Returns 0, -ETIMEDOUT or another negative
- * errno. */
-int waiting_until(int fd, short events, uint64_t deadline) {
+/* Waits for events of poll(2). Returns 0; -ETIMEDOUT or -ECANCELED at the limit; another negative errno. */
+int waiting_until(int fd, short events, const WaitLimit *limit) {
         for (;;) {
                 uint64_t now = waiting_now();
-                struct pollfd p = {.fd = fd, .events = events};
+                struct pollfd polls[] = {{.fd = fd, .events = events}, {.fd = limit->cancel_fd, .events = POLLIN}};
                 int r;
 
-                if (now >= deadline)
+                if (now >= limit->deadline)
                         return -ETIMEDOUT;
-                r = poll(&p, 1, (int) ((deadline - now + USEC_PER_MSEC - 1) / USEC_PER_MSEC));
+                r = poll(polls, ARRAY_SIZE(polls),
+                         (int) ((limit->deadline - now + USEC_PER_MSEC - 1) / USEC_PER_MSEC));
                 if (r > 0)
-                        return 0;
+                        return polls[0].revents != 0 ? 0 : -ECANCELED;
                 if (r < 0 && errno != EINTR)
                         return -errno;
         }

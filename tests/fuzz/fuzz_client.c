@@ -38,7 +38,7 @@ int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *len
 ssize_t __wrap_send(int fd, const void *data, size_t n, int flags);
 ssize_t __wrap_recv(int fd, void *data, size_t n, int flags);
 uint64_t __wrap_waiting_now(void);
-int __wrap_waiting_until(int fd, short events, uint64_t deadline);
+int __wrap_waiting_until(int fd, short events, const WaitLimit *limit);
 /* NOLINTEND(bugprone-reserved-identifier) */
 
 int __wrap_socket(int domain, int type, int protocol) {
@@ -124,12 +124,12 @@ uint64_t __wrap_waiting_now(void) {
         return 1;
 }
 
-int __wrap_waiting_until(int fd, short events, uint64_t deadline) {
+int __wrap_waiting_until(int fd, short events, const WaitLimit *limit) {
         uint8_t byte = input_left(&input) > 0 ? input_u8(&input) : 0xff;
 
         (void) fd;
-        EXPECT(events != 0 && deadline == 1 + USEC_PER_SEC);
-        return byte == 0xff ? -ETIMEDOUT : byte == 0xfe ? -EINVAL : 0;
+        EXPECT(events != 0 && limit->deadline == 1 + USEC_PER_SEC);
+        return byte == 0xff ? -ETIMEDOUT : byte == 0xfe ? -EINVAL : byte == 0xfd ? -ECANCELED : 0;
 }
 
 /* ---- The calls ---- */
@@ -164,9 +164,10 @@ static void register_node(uint16_t name_len) {
         uint8_t *name = fuzz_copy(delivered, name_len);
         const NodeInfo node = {.name = name, .name_len = name_len, .highest_version = 6};
         const Address address = client_loopback(AF_INET6, 4369);
+        const WaitLimit limit = {.deadline = 1 + USEC_PER_SEC, .cancel_fd = -1};
         uint32_t creation = 0;
         int fd = -1, error = 0;
-        int r = client_register(&address, &node, USEC_PER_SEC, &fd, &creation, &error);
+        int r = client_register(&address, &node, &limit, &fd, &creation, &error);
 
         EXPECT((r == 0) == (fd >= 0) && r != CLIENT_TOO_LONG);
         /* No byte more is read than the reply has: what follows is for whoever holds the connection. */

@@ -683,6 +683,50 @@ class Register(CtlCase):
         process.signal(signal.SIGTERM)
         self.assertEqual(process.wait(), 0)
 
+    def test_ended_children_are_noticed(self):
+        """Also where whoever starts it does not care for its own, which is inherited."""
+        daemon = self.start_foreground()
+        script = 'import os, signal, sys\n' \
+                 'signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nos.execv(sys.argv[1], sys.argv[1:])'
+        for command, status in (('true', 0), ('exit 7', 7), ('kill -9 $$', -9)):
+            process = self.command('-c', script, EPMDCTL, 'register', 'x', '1', '-p', daemon.port, '--', 'sh', '-c',
+                                   command, program=sys.executable, env=self.environment())
+            self.assertEqual(process.wait(), status)
+
+    @tap.beside
+    def test_signals_are_heard_while_it_registers_again(self):
+        """An epmd that accepts and says nothing is no reason to wait for the end of the time."""
+        for command, number in (((), signal.SIGTERM), (('--', 'sh', '-c', f'read line <{self.fifo()}'), signal.SIGINT)):
+            server = self.listener()
+            process = self.start_ctl('register', 'x', '1', '--timeout=3600', '-p', port_of(server), *command)
+            conn = self.closing(server.accept()[0])
+            conn.sendall(b'v\0\0\0\0\1')
+            self.wait_registered(process)
+            conn.close()
+            self.assertTrue(select.select([server], [], [], DEADLINE)[0])
+            again = self.closing(server.accept()[0])
+            again.settimeout(DEADLINE)
+            self.assertEqual(again.recv(4096)[2:3], b'x')
+            process.signal(number)
+            self.assertEqual(process.wait(), -number if command else 0)
+
+    @tap.beside
+    def test_end_of_the_command_while_it_registers_again(self):
+        server, fifo = self.listener(), self.fifo()
+        process = self.start_ctl('register', 'x', '1', '--timeout=3600', '-p', port_of(server), '--', 'sh', '-c',
+                                 f'read line <{fifo}; exit 9')
+        conn = self.closing(server.accept()[0])
+        conn.sendall(b'v\0\0\0\0\1')
+        self.wait_registered(process)
+        conn.close()
+        self.assertTrue(select.select([server], [], [], DEADLINE)[0])
+        again = self.closing(server.accept()[0])
+        again.settimeout(DEADLINE)
+        self.assertEqual(again.recv(4096)[2:3], b'x')
+        with open(fifo, 'w', encoding='ascii') as file:
+            file.write('\n')
+        self.assertEqual(process.wait(), 9)
+
     def test_held_until_the_terminal_goes(self):
         daemon = self.start_foreground()
         pid, terminal = self.start_in_terminal('register', 'x', '1', '-p', daemon.port)
