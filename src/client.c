@@ -190,6 +190,7 @@ int client_call_local(uint16_t port, const Request *request, uint64_t timeout, C
         return client_call(&ipv4, request, timeout, ret);
 }
 
+/* Frees what the struct owns. */
 void client_reply_done(ClientReply *reply) {
         free(reply->data);
         *reply = (ClientReply){};

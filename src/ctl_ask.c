@@ -4,9 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ctl_print.h"
 #include "nodelist.h"
 
-/* Whether what the caller calls a host is this one, without asking anybody. */
+/* Whether what the caller calls a host, NULL or a name, is this one; nobody is asked. */
 bool ask_is_local(const char *host) {
         return !host || strcmp(host, "localhost") == 0;
 }
@@ -40,7 +41,8 @@ static AskResult judge(int r, const Request *request, const ClientReply *reply) 
         return is_answer(request->tag, reply) ? ASK_ANSWERED : ASK_NOT_EPMD;
 }
 
-/* Asks at one address. *ret_reply is to be freed with client_reply_done() in every case. */
+/* Asks at one address. timeout: µs for all of it. *ret is set in every case, as is *ret_reply, which is to be freed
+ * with client_reply_done(). Returns what *ret says, too. */
 AskResult ask_address(const Address *address, const Request *request, uint64_t timeout, Attempt *ret,
                       ClientReply *ret_reply) {
         int r = client_call(address, request, timeout, ret_reply);
@@ -63,9 +65,9 @@ static int find_addresses(const char *host, const CtlOptions *options, AddressLi
         if (!ask_is_local(host))
                 return resolve_host(host, options->port, options->timeout, ret, ret_why);
         for (size_t i = 0; i < ARRAY_SIZE(loopbacks) && r >= 0; i++)
-                r = address_list_add(&list, &loopbacks[i]);
+                r = resolve_list_add(&list, &loopbacks[i]);
         if (r < 0)
-                address_list_done(&list);
+                resolve_list_done(&list);
         else
                 *ret = list;
         return r;
@@ -90,13 +92,14 @@ int ask_host(const char *host, const Request *request, const CtlOptions *options
                                 &asked.reply) == ASK_ANSWERED)
                         break;
         }
-        address_list_done(&addresses);
+        resolve_list_done(&addresses);
         if (!asked.attempts)
                 return -ENOMEM;
         *ret = asked;
         return 0;
 }
 
+/* Whether an epmd has answered; asked->reply is its answer then. */
 bool ask_answered(const Asked *asked) {
         return asked->n > 0 && asked->attempts[asked->n - 1].result == ASK_ANSWERED;
 }
@@ -130,6 +133,20 @@ const char *attempt_text(const Attempt *attempt, const CtlOptions *options, char
         }
         (void) snprintf(buffer, ATTEMPT_TEXT_MAX, "%s", text);
         return buffer;
+}
+
+/* Says on stderr what happened at each address, where none has answered, and what to do. host: as it was asked, NULL
+ * for this one. */
+void ask_explain(const Asked *asked, const char *host, const CtlOptions *options) {
+        char address[ADDRESS_TEXT_MAX], text[ATTEMPT_TEXT_MAX];
+
+        if (asked->unresolved)
+                ctl_say("%s: %s; see what its name resolves to with: getent ahosts %s", host, asked->unresolved, host);
+        for (size_t i = 0; i < asked->n; i++)
+                ctl_say("%s: %s", address_format(&asked->attempts[i].address, address),
+                        attempt_text(&asked->attempts[i], options, text));
+        ctl_say("no epmd answers on port %u of %s; what is wrong is told by: epmdctl check%s%s",
+                (unsigned) options->port, host ? host : "this host", host ? " " : "", host ? host : "");
 }
 
 /* Frees what the struct owns. */

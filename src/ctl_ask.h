@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Asking the epmd of a host at each of its addresses in turn, with what happened on each. Prints nothing. */
+/* Asking the epmd of a host at each of its addresses in turn, with what happened on each. */
 
 #include "client.h"
 #include "ctl_options.h"
@@ -40,4 +40,5 @@ AskResult ask_address(const Address *address, const Request *request, uint64_t t
 int ask_host(const char *host, const Request *request, const CtlOptions *options, Asked *ret);
 bool ask_answered(const Asked *asked);
 const char *attempt_text(const Attempt *attempt, const CtlOptions *options, char buffer[ATTEMPT_TEXT_MAX]);
+void ask_explain(const Asked *asked, const char *host, const CtlOptions *options);
 void asked_done(Asked *asked);

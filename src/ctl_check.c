@@ -16,45 +16,45 @@
 
 enum { TEXT_MAX = 8192 };
 
-static const char *const verdict_names[] = {
-        [VERDICT_OK] = "ok",
-        [VERDICT_NOTE] = "note",
-        [VERDICT_WARNING] = "warning",
-        [VERDICT_PROBLEM] = "problem",
+static const char *const severity_names[] = {
+        [SEVERITY_OK] = "ok",
+        [SEVERITY_NOTE] = "note",
+        [SEVERITY_WARNING] = "warning",
+        [SEVERITY_PROBLEM] = "problem",
 };
 
-static void print_finding(Verdict verdict, const char *what, const char *cure, const char *text) {
+static void print_finding(Severity severity, const char *what, const char *cure, const char *text) {
         static const CtlColour colours[] = {
-                [VERDICT_OK] = COLOUR_GREEN,
-                [VERDICT_NOTE] = COLOUR_BOLD,
-                [VERDICT_WARNING] = COLOUR_YELLOW,
-                [VERDICT_PROBLEM] = COLOUR_RED,
+                [SEVERITY_OK] = COLOUR_GREEN,
+                [SEVERITY_NOTE] = COLOUR_BOLD,
+                [SEVERITY_WARNING] = COLOUR_YELLOW,
+                [SEVERITY_PROBLEM] = COLOUR_RED,
         };
 
-        (void) printf("%s%-7s%s  %-11s  %s\n", ctl_colour(stdout, colours[verdict]), verdict_names[verdict],
+        (void) printf("%s%-7s%s  %-11s  %s\n", ctl_colour(stdout, colours[severity]), severity_names[severity],
                       ctl_colour(stdout, COLOUR_OFF), what, text);
         if (cure)
                 (void) printf("%22scure: %s\n", "", cure);
         (void) ctl_flush();
 }
 
-/* One finding: on the terminal as soon as it is known, for tests may take their time.
- * cure: what to do about it, or NULL. */
-void check_say(Check *check, Verdict verdict, const char *what, const char *cure, const char *format, ...) {
+/* One finding: on the terminal as soon as it is known, for tests may take their time. In JSON it waits for the others.
+ * what: the test; cure: what to do about it, or NULL; the text may be cut. */
+void check_say(Check *check, Severity severity, const char *what, const char *cure, const char *format, ...) {
         char text[TEXT_MAX];
         va_list ap;
 
         va_start(ap, format);
         (void) vsnprintf(text, sizeof text, format, ap);
         va_end(ap);
-        if (verdict > check->worst)
-                check->worst = verdict;
+        if (severity > check->worst)
+                check->worst = severity;
         if (!check->findings) {
-                print_finding(verdict, what, cure, text);
+                print_finding(severity, what, cure, text);
                 return;
         }
         (void) json_array_append_new(check->findings, json_pack("{s:s, s:s, s:o, s:s*}", "check", what, "verdict",
-                                                                verdict_names[verdict], "text",
+                                                                severity_names[severity], "text",
                                                                 ctl_json_text(text, strlen(text)), "cure", cure));
 }
 
@@ -108,7 +108,7 @@ static void find_own(AddressList *list) {
                 memcpy(&socket, one->ifa_addr,
                        one->ifa_addr->sa_family == AF_INET ? sizeof socket.in : sizeof socket.in6);
                 address = address_from_socket(&socket);
-                (void) address_list_add(list, &address);
+                (void) resolve_list_add(list, &address);
         }
         freeifaddrs(all);
 }
@@ -155,8 +155,8 @@ static void find_ours(Check *check) {
 
 static void check_done(Check *check) {
         json_decref(check->findings);
-        address_list_done(&check->own);
-        address_list_done(&check->addresses);
+        resolve_list_done(&check->own);
+        resolve_list_done(&check->addresses);
         nodelist_done(&check->nodes);
         listening_done(&check->listening);
 }
@@ -178,6 +178,8 @@ static void run_checks(Check *check) {
         check_nodes(check);
 }
 
+/* Runs every test that there is for the host of the command line, or this one, and prints what it finds. Returns the exit
+ * status: 0, 1 if the worst is a warning, 2 if it is a problem, or CTL_FAILED. */
 int ctl_check(const CtlOptions *options) {
         const char *host = options->n_arguments > 0 ? options->arguments[0] : NULL;
         _cleanup_(check_done) Check check = {
@@ -195,7 +197,7 @@ int ctl_check(const CtlOptions *options) {
                 ctl_say("failed to print the findings: %s", ERR_TEXT(-ENOMEM));
                 return CTL_FAILED;
         }
-        if (check.worst == VERDICT_PROBLEM)
+        if (check.worst == SEVERITY_PROBLEM)
                 return 2;
-        return check.worst == VERDICT_WARNING ? 1 : 0;
+        return check.worst == SEVERITY_WARNING ? 1 : 0;
 }

@@ -13,17 +13,17 @@
 #include "resolve.h"
 #include "util.h"
 
-typedef enum Verdict {
-        VERDICT_OK,
-        VERDICT_NOTE,    /* good to know; not counted */
-        VERDICT_WARNING, /* works, but not for everyone or not for long */
-        VERDICT_PROBLEM,
-} Verdict;
+typedef enum Severity {
+        SEVERITY_OK,
+        SEVERITY_NOTE,    /* good to know; not counted */
+        SEVERITY_WARNING, /* works, but not for everyone or not for long */
+        SEVERITY_PROBLEM,
+} Severity;
 
 typedef struct Check {
         CtlOptions options;
         const char *host; /* NULL: this one */
-        Verdict worst;
+        Severity worst;
         json_t *findings;      /* owned; NULL: they are printed one by one */
         AddressList own;       /* of this host's interfaces */
         AddressList addresses; /* where an epmd should answer */
@@ -35,7 +35,7 @@ typedef struct Check {
         ListeningList listening; /* of this host, all ports */
 } Check;
 
-void check_say(Check *check, Verdict verdict, const char *what, const char *cure, const char *format, ...)
+void check_say(Check *check, Severity severity, const char *what, const char *cure, const char *format, ...)
         _printf_(5, 6);
 bool check_is_public(const Address *address);
 const char *check_addresses_text(const ListeningList *list, uint16_t port, char *buffer, size_t size);

@@ -27,19 +27,19 @@ static void check_port_variable(Check *check, const char *value) {
         bool valid = value_number(value, 1, UINT16_MAX, &port);
 
         if (!*value)
-                check_say(check, VERDICT_NOTE, "environment", NULL, "ERL_EPMD_PORT is empty, which means the default");
+                check_say(check, SEVERITY_NOTE, "environment", NULL, "ERL_EPMD_PORT is empty, which means the default");
         else if (!valid)
-                check_say(check, VERDICT_PROBLEM, "environment",
+                check_say(check, SEVERITY_PROBLEM, "environment",
                           "set ERL_EPMD_PORT to a number from 1 to 65535, or unset it",
                           "ERL_EPMD_PORT=%s is not a port", value);
         else if (check->options.port_given && check->options.port != port)
-                check_say(check, VERDICT_NOTE, "environment", NULL,
+                check_say(check, SEVERITY_NOTE, "environment", NULL,
                           "ERL_EPMD_PORT=%s is what nodes started from here use; asked for is port %u", value,
                           (unsigned) check->options.port);
         else if (port == CTL_DEFAULT_PORT)
-                check_say(check, VERDICT_OK, "environment", NULL, "ERL_EPMD_PORT=%s is the default", value);
+                check_say(check, SEVERITY_OK, "environment", NULL, "ERL_EPMD_PORT=%s is the default", value);
         else
-                check_say(check, VERDICT_NOTE, "environment", NULL,
+                check_say(check, SEVERITY_NOTE, "environment", NULL,
                           "ERL_EPMD_PORT=%s: nodes and tools without this setting use port %d", value,
                           CTL_DEFAULT_PORT);
         if (valid && !check->options.port_given)
@@ -54,7 +54,7 @@ static void check_address_variable(Check *check, const char *list) {
                 Address address;
 
                 if (!address_parse(p, n, &address)) {
-                        check_say(check, VERDICT_PROBLEM, "environment",
+                        check_say(check, SEVERITY_PROBLEM, "environment",
                                   "give literal addresses with commas between them",
                                   "ERL_EPMD_ADDRESS: \"%.*s\" is not an address; an epmd started from here fails",
                                   (int) n, p);
@@ -62,7 +62,7 @@ static void check_address_variable(Check *check, const char *list) {
                 }
                 p += n;
         }
-        check_say(check, VERDICT_NOTE, "environment", NULL,
+        check_say(check, SEVERITY_NOTE, "environment", NULL,
                   "ERL_EPMD_ADDRESS=%s: an epmd started from here listens only there and on the loopback", list);
 }
 
@@ -73,11 +73,11 @@ static void check_variable(Check *check, const char *name, size_t n, const char 
                 check_address_variable(check, value);
         else if (strncmp(name, "ERL_EPMD_RELAXED_COMMAND_CHECK", n) == 0 &&
                  n == strlen("ERL_EPMD_RELAXED_COMMAND_CHECK"))
-                check_say(check, VERDICT_NOTE, "environment", NULL,
+                check_say(check, SEVERITY_NOTE, "environment", NULL,
                           "ERL_EPMD_RELAXED_COMMAND_CHECK is set: an epmd started from here lets living nodes be "
                           "unregistered");
         else
-                check_say(check, VERDICT_WARNING, "environment", "unset it, or correct its name",
+                check_say(check, SEVERITY_WARNING, "environment", "unset it, or correct its name",
                           "%.*s is set, which nothing reads", (int) n, name);
 }
 
@@ -95,7 +95,7 @@ void check_environment(Check *check) {
                 check_variable(check, *variable, (size_t) (value - *variable), value + 1);
         }
         if (!any)
-                check_say(check, VERDICT_OK, "environment", NULL, "no ERL_EPMD_* is set; the port is %u",
+                check_say(check, SEVERITY_OK, "environment", NULL, "no ERL_EPMD_* is set; the port is %u",
                           (unsigned) check->options.port);
 }
 
@@ -108,7 +108,7 @@ static void say_resolved(Check *check, const char *name, const AddressList *list
         for (size_t i = 0; i < list->n && n < sizeof line; i++)
                 n += (size_t) snprintf(line + n, sizeof line - n, "%s%s", i > 0 ? ", " : "",
                                        address_format_ip(&list->items[i], ip));
-        check_say(check, VERDICT_OK, "name", NULL, "%s is %s", name, line);
+        check_say(check, SEVERITY_OK, "name", NULL, "%s is %s", name, line);
 }
 
 /* Nodes are reached at the name that is behind their @, and that must lead back here. */
@@ -121,7 +121,7 @@ static void check_is_own(Check *check, const char *name, const Address *address)
                 if (address_same_host(&check->own.items[i], address))
                         return;
         (void) snprintf(cure, sizeof cure, "correct the address of %s in /etc/hosts or in the name server", name);
-        check_say(check, VERDICT_PROBLEM, "name", cure, "%s is %s, which no interface of this host has", name,
+        check_say(check, SEVERITY_PROBLEM, "name", cure, "%s is %s, which no interface of this host has", name,
                   address_format_ip(address, ip));
 }
 
@@ -133,7 +133,7 @@ static void say_unresolved(Check *check, const char *name, const char *why) {
                                 "correct the name, or add its address to /etc/hosts or the name server");
         else
                 (void) snprintf(cure, sizeof cure, "add to /etc/hosts the line: 127.0.1.1 %s", name);
-        check_say(check, VERDICT_PROBLEM, "name", cure, "%s has no address: %s", name, why);
+        check_say(check, SEVERITY_PROBLEM, "name", cure, "%s has no address: %s", name, why);
 }
 
 /* The name of the host, as in node@host. Its addresses are added to those to be tried; this host's own, to the two
@@ -149,7 +149,7 @@ void check_name(Check *check) {
                                              client_loopback(AF_INET6, check->options.port)};
 
                 for (size_t i = 0; i < ARRAY_SIZE(loopbacks); i++)
-                        (void) address_list_add(&check->addresses, &loopbacks[i]);
+                        (void) resolve_list_add(&check->addresses, &loopbacks[i]);
                 (void) gethostname(own, sizeof own - 1);
                 /* Short names are what -sname gives, and what Erlang asks epmd for by default. */
                 own[strcspn(own, ".")] = 0;
@@ -164,9 +164,9 @@ void check_name(Check *check) {
         for (size_t i = 0; i < list.n; i++) {
                 if (!check->host)
                         check_is_own(check, name, &list.items[i]);
-                (void) address_list_add(&check->addresses, &list.items[i]);
+                (void) resolve_list_add(&check->addresses, &list.items[i]);
         }
-        address_list_done(&list);
+        resolve_list_done(&list);
 }
 
 /* ---- Ports ---- */
@@ -201,24 +201,24 @@ static const char *cure_of(const Check *check, const Attempt *attempt, char cure
 }
 
 /* How bad it is that an address does not answer: one that others stand in for is less so. */
-static Verdict judge_failure(const Check *check, const Attempt *attempt) {
+static Severity judge_failure(const Check *check, const Attempt *attempt) {
         bool absent = attempt->result == ASK_NO_SERVER;
 
         if (!check->answered)
-                return VERDICT_PROBLEM;
+                return SEVERITY_PROBLEM;
         /* Erlang uses IPv4 unless it is told otherwise. */
         if (absent && attempt->address.family == AF_INET6)
-                return VERDICT_NOTE;
-        return absent && !check->host && !address_is_loopback(&attempt->address) ? VERDICT_WARNING : VERDICT_PROBLEM;
+                return SEVERITY_NOTE;
+        return absent && !check->host && !address_is_loopback(&attempt->address) ? SEVERITY_WARNING : SEVERITY_PROBLEM;
 }
 
 static void report_attempt(Check *check, const Attempt *attempt) {
         char address[ADDRESS_TEXT_MAX], text[ATTEMPT_TEXT_MAX], cure[CURE_MAX];
-        Verdict verdict = VERDICT_OK;
+        Severity severity = SEVERITY_OK;
 
         if (attempt->result != ASK_ANSWERED)
-                verdict = judge_failure(check, attempt);
-        check_say(check, verdict, "port", verdict > VERDICT_NOTE ? cure_of(check, attempt, cure) : NULL, "%s: %s",
+                severity = judge_failure(check, attempt);
+        check_say(check, severity, "port", severity > SEVERITY_NOTE ? cure_of(check, attempt, cure) : NULL, "%s: %s",
                   address_format(&attempt->address, address), attempt_text(attempt, &check->options, text));
 }
 
@@ -230,7 +230,7 @@ static void check_told_port(Check *check, const Address *address, const NodeList
                 return;
         (void) snprintf(cure, sizeof cure, "start that epmd with -port %u, or ask on port %u: ERL_EPMD_PORT=%u",
                         (unsigned) address->port, (unsigned) nodes->epmd_port, (unsigned) nodes->epmd_port);
-        check_say(check, VERDICT_PROBLEM, "port", cure,
+        check_say(check, SEVERITY_PROBLEM, "port", cure,
                   "%s says that its port is %u, which Erlang takes for {error,address}", address_format(address, text),
                   (unsigned) nodes->epmd_port);
 }
@@ -270,7 +270,7 @@ void check_ports(Check *check) {
 
 /* ---- Who it is ---- */
 
-static bool is_held_by_systemd(const Check *check, const Holder *holders, size_t n) {
+static bool is_held_by_systemd(const Check *check, const SocketHolder *holders, size_t n) {
         for (size_t i = 0; i < n; i++)
                 if (holders[i].pid == 1)
                         return true;
@@ -278,7 +278,7 @@ static bool is_held_by_systemd(const Check *check, const Holder *holders, size_t
 }
 
 /* The process that serves, rather than systemd, which only holds. */
-static const Holder *find_server(const Holder *holders, size_t n) {
+static const SocketHolder *find_server(const SocketHolder *holders, size_t n) {
         for (size_t i = 0; i < n; i++)
                 if (holders[i].pid != 1)
                         return &holders[i];
@@ -286,7 +286,7 @@ static const Holder *find_server(const Holder *holders, size_t n) {
 }
 
 /* "epmd (PID 17)", or the user, when it is not ours to see. */
-static void describe(const Holder *server, uint32_t uid, char text[CURE_MAX]) {
+static void describe(const SocketHolder *server, uint32_t uid, char text[CURE_MAX]) {
         const struct passwd *entry = getpwuid(uid);
         _cleanup_free_ char *name = server ? ctl_escape(server->name, strlen(server->name)) : NULL;
 
@@ -303,7 +303,7 @@ static void report_stranger(Check *check, const char *who, bool systemd) {
         char cure[CURE_MAX];
 
         if (systemd) {
-                check_say(check, VERDICT_PROBLEM, "listener",
+                check_say(check, SEVERITY_PROBLEM, "listener",
                           "see why with: systemctl status epmd.service, journalctl -u epmd",
                           "systemd has the port, and no epmd answers behind it");
                 return;
@@ -312,26 +312,26 @@ static void report_stranger(Check *check, const char *who, bool systemd) {
                         "end it, or choose another port for one of the two; as root this shows who it "
                         "is: ss -ltnp 'sport = :%u'",
                         (unsigned) check->options.port);
-        check_say(check, VERDICT_PROBLEM, "listener", cure, "%s has port %u, and is no epmd that answers", who,
+        check_say(check, SEVERITY_PROBLEM, "listener", cure, "%s has port %u, and is no epmd that answers", who,
                   (unsigned) check->options.port);
 }
 
-static void report_epmd(Check *check, const char *who, const Holder *server, bool systemd, uint32_t uid) {
+static void report_epmd(Check *check, const char *who, const SocketHolder *server, bool systemd, uint32_t uid) {
         static const char cure[] = "stop its nodes; epmd -kill; systemctl enable --now epmd.socket";
 
         if (check->ours)
-                check_say(check, VERDICT_OK, "listener", NULL, "epmd for systemd%s",
+                check_say(check, SEVERITY_OK, "listener", NULL, "epmd for systemd%s",
                           systemd ? ", on a socket of systemd" : "");
         else if (systemd)
-                check_say(check, VERDICT_NOTE, "listener",
+                check_say(check, SEVERITY_NOTE, "listener",
                           "if it is epmd for systemd: systemctl enable --now epmd-varlink.socket",
                           "%s, on a socket of systemd; %s does not tell more, so it may be the one of Erlang/OTP",
                           server ? who : "an epmd", check->options.varlink_path);
         else if (!server && uid == 0)
-                check_say(check, VERDICT_NOTE, "listener", "ask again as root",
+                check_say(check, SEVERITY_NOTE, "listener", "ask again as root",
                           "an epmd on a socket of root; whether it is systemd's, only root can see");
         else
-                check_say(check, VERDICT_WARNING, "listener", cure,
+                check_say(check, SEVERITY_WARNING, "listener", cure,
                           "%s, which systemd does not manage: whoever started it, its end loses all registrations",
                           who);
 }
@@ -339,9 +339,9 @@ static void report_epmd(Check *check, const char *who, const Holder *server, boo
 /* Who has the port: systemd, an epmd of its own, or something else. */
 void check_listener(Check *check) {
         ListeningList list = {};
-        Holder holders[HOLDERS_MAX];
+        SocketHolder holders[HOLDERS_MAX];
         char who[CURE_MAX];
-        const Holder *server;
+        const SocketHolder *server;
         bool systemd;
         size_t n;
 
@@ -397,15 +397,15 @@ void check_exposure(Check *check) {
                                                address_format_ip(address, ip));
         }
         if (elsewhere == 0)
-                check_say(check, VERDICT_NOTE, "exposure", NULL, "this host only: others cannot look nodes up here");
+                check_say(check, SEVERITY_NOTE, "exposure", NULL, "this host only: others cannot look nodes up here");
         else if (n == 0)
-                check_say(check, VERDICT_OK, "exposure", NULL, "this host and private networks");
+                check_say(check, SEVERITY_OK, "exposure", NULL, "this host and private networks");
         else if (check->ours)
-                check_say(check, VERDICT_OK, "exposure", NULL,
+                check_say(check, SEVERITY_OK, "exposure", NULL,
                           "listens on %s, too, where it answers whom EPMD_ALLOW admits (default: private networks)",
                           public);
         else
-                check_say(check, VERDICT_WARNING, "exposure",
+                check_say(check, SEVERITY_WARNING, "exposure",
                           "let a firewall drop the port there; epmd for systemd answers private networks only",
                           "listens on %s, which is not private; the epmd of Erlang/OTP tells everyone there who is "
                           "registered",

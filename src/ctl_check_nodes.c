@@ -51,15 +51,15 @@ static void report_reached(Check *check, const ListedNode *node, const char *nam
         char where[WHERE_MAX];
 
         if (check->host)
-                check_say(check, VERDICT_OK, "node", NULL, "%s: port %u accepts connections", name,
+                check_say(check, SEVERITY_OK, "node", NULL, "%s: port %u accepts connections", name,
                           (unsigned) node->port);
         else if (is_loopback_only(check, node->port))
-                check_say(check, VERDICT_NOTE, "node", NULL,
+                check_say(check, SEVERITY_NOTE, "node", NULL,
                           "%s: port %u accepts connections on %s only, not from other hosts", name,
                           (unsigned) node->port,
                           check_addresses_text(&check->listening, node->port, where, sizeof where));
         else
-                check_say(check, VERDICT_OK, "node", NULL, "%s: port %u accepts connections on %s", name,
+                check_say(check, SEVERITY_OK, "node", NULL, "%s: port %u accepts connections on %s", name,
                           (unsigned) node->port,
                           check_addresses_text(&check->listening, node->port, where, sizeof where));
 }
@@ -83,7 +83,7 @@ static void report_missed(Check *check, const ListedNode *node, const char *name
         else
                 (void) snprintf(cure, sizeof cure,
                                 "it is registered, but does not listen: restart it, or the proxy that registered it");
-        check_say(check, VERDICT_PROBLEM, "node", cure, "%s: port %u: %s", name, (unsigned) node->port, why);
+        check_say(check, SEVERITY_PROBLEM, "node", cure, "%s: port %u: %s", name, (unsigned) node->port, why);
 }
 
 static void report(Check *check, const ListedNode *node, int result) {
@@ -92,7 +92,7 @@ static void report(Check *check, const ListedNode *node, int result) {
         if (!name)
                 return;
         if (node->port == 0)
-                check_say(check, VERDICT_NOTE, "node", NULL,
+                check_say(check, SEVERITY_NOTE, "node", NULL,
                           "%s: registered without a port, so nobody can connect to it", name);
         else if (result == 0)
                 report_reached(check, node, name);
@@ -109,7 +109,7 @@ void check_nodes(Check *check) {
         if (!check->answered || !probes)
                 return;
         if (n == 0)
-                check_say(check, VERDICT_OK, "node", NULL, "none is registered");
+                check_say(check, SEVERITY_OK, "node", NULL, "none is registered");
         for (size_t i = 0; i < n; i++) {
                 uint16_t port = check->nodes.items[i].port;
 

@@ -13,20 +13,6 @@
 
 enum { TRIES = 3 }; /* a node may come or go between the two questions */
 
-/* Says why nobody answered. Returns the exit status. */
-static int explain(const CtlOptions *options, const char *host, const Asked *asked) {
-        char address[ADDRESS_TEXT_MAX], text[ATTEMPT_TEXT_MAX];
-
-        if (asked->unresolved)
-                ctl_say("%s: %s; see what its name resolves to with: getent ahosts %s", host, asked->unresolved, host);
-        for (size_t i = 0; i < asked->n; i++)
-                ctl_say("%s: %s", address_format(&asked->attempts[i].address, address),
-                        attempt_text(&asked->attempts[i], options, text));
-        ctl_say("no epmd answers on port %u of %s; what is wrong is told by: epmdctl check%s%s",
-                (unsigned) options->port, host ? host : "this host", host ? " " : "", host ? host : "");
-        return CTL_NO_EPMD;
-}
-
 /* Asks by NAMES. Returns 0 or the exit status. */
 static int fetch_names(const CtlOptions *options, const char *host, NodeList *ret) {
         const Request request = {.tag = TAG_NAMES_REQ};
@@ -34,8 +20,10 @@ static int fetch_names(const CtlOptions *options, const char *host, NodeList *re
         int r;
 
         r = ask_host(host, &request, options, &asked);
-        if (r >= 0 && !ask_answered(&asked))
-                return explain(options, host, &asked);
+        if (r >= 0 && !ask_answered(&asked)) {
+                ask_explain(&asked, host, options);
+                return CTL_NO_EPMD;
+        }
         if (r >= 0)
                 r = nodelist_from_names(asked.reply.data, asked.reply.n, ret);
         if (r == 0)
@@ -158,6 +146,7 @@ static int print_table(const CtlOptions *options, const NodeList *list) {
         return r;
 }
 
+/* Prints the registered nodes of the host of the command line, or this one. Returns the exit status. */
 int ctl_list(const CtlOptions *options) {
         const char *host = options->n_arguments > 0 ? options->arguments[0] : NULL;
         _cleanup_(nodelist_done) NodeList list = {};

@@ -158,21 +158,17 @@ static int print_missing(const Lookup *lookup) {
         char address[ADDRESS_TEXT_MAX], text[ATTEMPT_TEXT_MAX];
         const Asked *asked = &lookup->asked;
 
+        if (!ask_answered(asked)) {
+                ask_explain(asked, lookup->host, lookup->options);
+                return 0;
+        }
         if (!name)
                 return -ENOMEM;
-        if (asked->unresolved)
-                ctl_say("%s: %s; see what its name resolves to with: getent ahosts %s", lookup->host,
-                        asked->unresolved, lookup->host);
         for (size_t i = 0; i < asked->n; i++)
                 ctl_say("%s: %s", address_format(&asked->attempts[i].address, address),
                         outcome(lookup, &asked->attempts[i], text));
-        if (ask_answered(asked))
-                ctl_say("%s is not registered; who is, is told by: epmdctl list%s%s", name, lookup->host ? " " : "",
-                        lookup->host ? lookup->host : "");
-        else
-                ctl_say("no epmd answers on port %u of %s; what is wrong is told by: epmdctl check%s%s",
-                        (unsigned) lookup->options->port, lookup->host ? lookup->host : "this host",
-                        lookup->host ? " " : "", lookup->host ? lookup->host : "");
+        ctl_say("%s is not registered; who is, is told by: epmdctl list%s%s", name, lookup->host ? " " : "",
+                lookup->host ? lookup->host : "");
         return 0;
 }
 
@@ -213,6 +209,7 @@ static int print_json(const Lookup *lookup) {
         return ctl_print_json(json);
 }
 
+/* Prints what one node has registered. Returns the exit status: CTL_OK, CTL_NO if it is not registered, or another. */
 int ctl_lookup(const CtlOptions *options) {
         _cleanup_(lookup_done) Lookup lookup = {.options = options};
         int r;

@@ -114,7 +114,8 @@ static int add_column(CtlTable *table, const CtlColumn *column, bool colour) {
         return colour ? scols_cell_set_color(scols_column_get_header(scols), "bold") : 0;
 }
 
-/* NULL: no memory. */
+/* An empty table with n columns, which are copied; headings: whether their titles are printed. It is to be freed with
+ * ctl_table_free(). NULL: no memory. */
 CtlTable *ctl_table_new(const CtlColumn *columns, size_t n, bool headings) {
         _cleanup_(ctl_table_freep) CtlTable *table = calloc(1, sizeof *table);
         bool colour = ctl_has_colour(stdout);
@@ -146,14 +147,14 @@ int ctl_table_add(CtlTable *table, const char *const *cells) {
         return r;
 }
 
-/* Returns 0 or a negative errno; a failed write is found at the end, by ctl_flush(). */
+/* Prints all rows on stdout. Returns 0 or a negative errno; a failed write is found at the end, by ctl_flush(). */
 int ctl_table_print(CtlTable *table) {
         int r = scols_print_table(table->scols);
 
         return ferror(stdout) ? 0 : r;
 }
 
-/* Always returns NULL. */
+/* Frees the table, which may be NULL. Always returns NULL. */
 CtlTable *ctl_table_free(CtlTable *table) {
         if (!table)
                 return NULL;

@@ -130,6 +130,7 @@ static int explain(const CtlOptions *options, const VarlinkClient *client, int p
         return problem < 0 ? CTL_FAILED : CTL_NO_EPMD;
 }
 
+/* Prints the counters of the daemon of this host. Returns the exit status. */
 int ctl_stats(const CtlOptions *options) {
         VarlinkClient client = {.path = options->varlink_path, .timeout = options->timeout};
         VarlinkStatistics statistics;

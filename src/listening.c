@@ -162,7 +162,7 @@ static void read_name(const char *pid, char name[HOLDER_NAME_MAX]) {
 }
 
 /* Finds processes that hold one of the sockets, as far as the caller may see that. Returns how many, at most max. */
-size_t listening_holders(const ListeningList *list, Holder *holders, size_t max) {
+size_t listening_holders(const ListeningList *list, SocketHolder *holders, size_t max) {
         const struct dirent *entry;
         DIR *dir = opendir("/proc");
         size_t n = 0;

@@ -24,12 +24,12 @@ typedef struct ListeningList {
 enum { HOLDER_NAME_MAX = 64 };
 
 /* A process that holds one of the sockets. */
-typedef struct Holder {
+typedef struct SocketHolder {
         pid_t pid;
         char name[HOLDER_NAME_MAX]; /* of its program, as the kernel has it */
-} Holder;
+} SocketHolder;
 
 int listening_read(ListeningList *ret);
 void listening_keep_port(ListeningList *list, uint16_t port);
-size_t listening_holders(const ListeningList *list, Holder *holders, size_t max);
+size_t listening_holders(const ListeningList *list, SocketHolder *holders, size_t max);
 void listening_done(ListeningList *list);

@@ -17,7 +17,7 @@ typedef struct Query {
 } Query;
 
 /* Appends an address, once. Returns 0 or a negative errno. */
-int address_list_add(AddressList *list, const Address *address) {
+int resolve_list_add(AddressList *list, const Address *address) {
         Address *items;
 
         for (size_t i = 0; i < list->n; i++)
@@ -32,7 +32,7 @@ int address_list_add(AddressList *list, const Address *address) {
 }
 
 /* Frees what the list owns. */
-void address_list_done(AddressList *list) {
+void resolve_list_done(AddressList *list) {
         free(list->items);
         *list = (AddressList){};
 }
@@ -54,10 +54,10 @@ static int take_results(const struct addrinfo *info, uint16_t port, AddressList 
                 address = address_from_socket(&socket);
                 address.port = port;
                 if (address.family != AF_UNSPEC && !needs_zone(&address))
-                        r = address_list_add(&list, &address);
+                        r = resolve_list_add(&list, &address);
         }
         if (r < 0)
-                address_list_done(&list);
+                resolve_list_done(&list);
         else
                 *ret = list;
         return r;
@@ -107,7 +107,7 @@ static int ask_resolver(const char *host, uint16_t port, uint64_t timeout, Addre
 
 /* Finds the addresses of a host, a name or a literal address, each with the port.
  *
- * timeout: µs. *ret is to be freed with address_list_done(). Returns 0 with at least one address; RESOLVE_FAILED with
+ * timeout: µs. *ret is to be freed with resolve_list_done(). Returns 0 with at least one address; RESOLVE_FAILED with
  * a static text in *ret_why; a negative errno. */
 int resolve_host(const char *host, uint16_t port, uint64_t timeout, AddressList *ret, const char **ret_why) {
         AddressList list = {};
@@ -116,7 +116,7 @@ int resolve_host(const char *host, uint16_t port, uint64_t timeout, AddressList 
 
         if (address_parse(host, strlen(host), &address)) {
                 address.port = port;
-                r = address_list_add(&list, &address);
+                r = resolve_list_add(&list, &address);
         } else
                 r = ask_resolver(host, port, timeout, &list, ret_why);
         if (r != 0)

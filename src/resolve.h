@@ -19,5 +19,5 @@ enum {
 };
 
 int resolve_host(const char *host, uint16_t port, uint64_t timeout, AddressList *ret, const char **ret_why);
-int address_list_add(AddressList *list, const Address *address);
-void address_list_done(AddressList *list);
+int resolve_list_add(AddressList *list, const Address *address);
+void resolve_list_done(AddressList *list);
