@@ -178,8 +178,8 @@ static void run_checks(Check *check) {
         check_nodes(check);
 }
 
-/* Runs every test that there is for the host of the command line, or this one, and prints what it finds. Returns the exit
- * status: 0, 1 if the worst is a warning, 2 if it is a problem, or CTL_FAILED. */
+/* Runs every test that there is for the host of the command line, or this one, and prints what it finds. Returns the
+ * exit status: 0, 1 if the worst is a warning, 2 if it is a problem, or CTL_FAILED. */
 int ctl_check(const CtlOptions *options) {
         const char *host = options->n_arguments > 0 ? options->arguments[0] : NULL;
         _cleanup_(check_done) Check check = {

@@ -34,7 +34,7 @@ int ctl_flush(void) {
         static int problem = 0;
 
         errno = 0;
-        /* One that was made in between may have failed for a reason that is lost; as a rule the last fails for the same. */
+        /* Why one in between has failed may be lost; as a rule the last one fails for the same reason. */
         if ((fflush(stdout) != 0 || ferror(stdout)) && problem == 0)
                 problem = errno != 0 ? -errno : -EIO;
         return problem;

@@ -249,8 +249,8 @@ static bool is_name(const char *name) {
         return n > 0 && n <= PROTO_NAME_BYTES_MAX && !strchr(name, '@');
 }
 
-/* Registers a name and holds it while the command, if there is one, runs, or until a signal. Returns the exit status, or
- * minus the signal by which the command ended. */
+/* Registers a name and holds it while the command, if there is one, runs, or until a signal. Returns the exit status,
+ * or minus the signal by which the command ended. */
 int ctl_register(const CtlOptions *options) {
         _cleanup_(hold_done) Hold hold = {.options = options, .name = options->arguments[0], .fd = -1, .signals = -1};
         int r, status;
