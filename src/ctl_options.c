@@ -87,8 +87,8 @@ static int parse_timeout(const char *text, uint64_t *ret, char *error) {
         double seconds;
 
         if (!value_seconds(text, &seconds) || !(seconds > 0 && seconds <= (double) TIMEOUT_MAX))
-                return value_fail(error, "--timeout \"%s\" is not a time: give seconds, more than 0 and at most %d", text,
-                                  TIMEOUT_MAX);
+                return value_fail(error, "--timeout \"%s\" is not a time: give seconds, more than 0 and at most %d",
+                                  text, TIMEOUT_MAX);
         *ret = (uint64_t) (seconds * (double) USEC_PER_SEC) + 1;
         return 0;
 }
@@ -103,7 +103,8 @@ static int parse_type(const char *text, uint8_t *ret, char *error) {
         else if (value_number(text, 0, UINT8_MAX, &type))
                 *ret = (uint8_t) type;
         else
-                return value_fail(error, "--type \"%s\" is not a type of node: give hidden, normal or a number up to 255",
+                return value_fail(error,
+                                  "--type \"%s\" is not a type of node: give hidden, normal or a number up to 255",
                                   text);
         return 0;
 }
