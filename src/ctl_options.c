@@ -175,12 +175,28 @@ static int parse_verb(int argc, char **argv, CtlOptions *options, char *error) {
                         return value_fail(error, "%s %s arguments: epmdctl %s%s%s", word,
                                           n < verbs[i].least ? "needs more" : "takes fewer", word,
                                           *verbs[i].arguments ? " " : "", verbs[i].arguments);
+                if (n == 1 && !*argv[1])
+                        return value_fail(error, "the argument of %s is empty: epmdctl %s %s", word, word,
+                                          verbs[i].arguments);
                 options->verb = verbs[i].verb;
                 options->arguments = argv + 1;
                 options->n_arguments = n;
                 return 0;
         }
         return value_fail(error, "unknown command \"%s\"; see epmdctl --help", word);
+}
+
+/* Says which option getopt(3) has just refused. */
+static int refuse_option(char **argv, char *error) {
+        const char *word = argv[optind - 1];
+        size_t n = strlen(word);
+
+        if (optopt >= OPT_JSON || (optopt != 0 && strchr("hpq", optopt)))
+                return value_fail(error, "option %s takes no value; see epmdctl --help", word);
+        /* Within a word of letters it has not gone on to the next word. */
+        if (optopt != 0 && (n == 0 || word[n - 1] != (char) optopt))
+                word = argv[optind];
+        return value_fail(error, "unknown option %s; see epmdctl --help", word);
 }
 
 static int parse_options(int argc, char **argv, CtlOptions *options, char *error) {
@@ -194,7 +210,7 @@ static int parse_options(int argc, char **argv, CtlOptions *options, char *error
                 if (option == ':')
                         return value_fail(error, "option %s needs a value; see epmdctl --help", argv[optind - 1]);
                 if (option == '?')
-                        return value_fail(error, "unknown option %s; see epmdctl --help", argv[optind - 1]);
+                        return refuse_option(argv, error);
                 r = apply_option(option, optarg, options, error);
                 if (r < 0 || options->verb == VERB_HELP || options->verb == VERB_VERSION)
                         return r;

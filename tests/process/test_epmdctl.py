@@ -1094,7 +1094,12 @@ class CommandLine(CtlCase):
                            (('lookup', 'a', 'b'), 'NAME[@HOST]'), (('register', 'a'), 'NAME PORT'),
                            (('stats', 'host'), 'stats'), (('--prometheus',), 'stats'),
                            (('stats', '--prometheus', '--json'), 'exclude'),
-                           (('register', 'a', '1', '--json'), 'register'), (('',), '""')):
+                           (('register', 'a', '1', '--json'), 'register'), (('',), '""'),
+                           (('list', '-xq'), 'option -xq;'), (('list', '-qx'), 'option -qx;'),
+                           (('list', 'a', '-ñq', 'b'), 'option -ñq;'), (('', '-xq'), 'option -xq;'),
+                           (('--json=1',), 'option --json=1 takes no value'), (('--quiet=',), 'takes no value'),
+                           (('list', ''), '[HOST]'), (('check', ''), '[HOST]'),
+                           (('list', '--json', ''), '[HOST]')):
             out, err = self.ctl(*args, status=USAGE)
             self.assertEqual(out, '', args)
             self.assertRegex(err, r'\Aepmdctl: [^\n]+\n\Z', args)
