@@ -13,6 +13,13 @@ enum {
         ALIVE2_SHORT_REPLY = 4,
 };
 
+/* Connections that are being made. */
+typedef struct Polled {
+        struct pollfd polls[PROBES_AT_ONCE];
+        ClientProbe *probes[PROBES_AT_ONCE]; /* whose they are */
+        size_t n;
+} Polled;
+
 /* Returns 0, with the socket that is connected or about to be, or why there is none. */
 static int begin_connect(const Address *address, int *ret_fd) {
         SocketAddress to;
@@ -250,61 +257,71 @@ int client_register(const Address *address, const NodeInfo *node, const WaitLimi
         return 0;
 }
 
-/* Begins the connections; those that are made or have failed at once are not polled for. */
-static void begin_probes(ClientProbe *probes, struct pollfd *polls, size_t n) {
-        for (size_t i = 0; i < n; i++) {
-                int fd = -1;
+/* Begins connections, to as many as there are descriptors for, or room in polls, but at least one. Those that are made
+ * or have failed at once are not polled for. Returns how many were begun. */
+static size_t begin_probes(ClientProbe *probes, size_t n, Polled *polled) {
+        size_t i;
 
-                probes[i].result = begin_connect(&probes[i].address, &fd);
-                polls[i] = (struct pollfd){.fd = fd, .events = POLLOUT};
-                if (fd >= 0)
-                        probes[i].result = -ETIMEDOUT;
+        for (i = 0; i < n && polled->n < PROBES_AT_ONCE; i++) {
+                int fd = -1, r = begin_connect(&probes[i].address, &fd);
+
+                if (is_own_failure(r) && polled->n > 0)
+                        break;
+                probes[i].result = r < 0 ? r : -ETIMEDOUT;
+                if (fd < 0)
+                        continue;
+                polled->polls[polled->n] = (struct pollfd){.fd = fd, .events = POLLOUT};
+                polled->probes[polled->n++] = &probes[i];
         }
+        return i;
 }
 
-/* Takes the results that poll(2) tells. Returns how many are missing yet. */
-static size_t take_probes(ClientProbe *probes, struct pollfd *polls, size_t n) {
-        size_t left = 0;
+/* Takes the results that poll(2) tells, and keeps the others. */
+static void take_probes(Polled *polled) {
+        size_t kept = 0;
 
-        for (size_t i = 0; i < n; i++) {
-                if (polls[i].fd < 0)
-                        continue;
-                if (polls[i].revents == 0) {
-                        left++;
+        for (size_t i = 0; i < polled->n; i++) {
+                if (polled->polls[i].revents != 0) {
+                        polled->probes[i]->result = end_connect(polled->polls[i].fd);
+                        (void) close(polled->polls[i].fd);
                         continue;
                 }
-                probes[i].result = end_connect(polls[i].fd);
-                polls[i].fd = safe_close(polls[i].fd);
+                polled->polls[kept] = polled->polls[i];
+                polled->probes[kept++] = polled->probes[i];
         }
-        return left;
+        polled->n = kept;
 }
 
-static int probe_some(ClientProbe *probes, size_t n, uint64_t timeout) {
-        struct pollfd polls[PROBES_AT_ONCE];
+/* Tries the first ones. Returns 0 with their number, or a negative errno. */
+static int probe_some(ClientProbe *probes, size_t n, uint64_t timeout, size_t *ret_done) {
         uint64_t deadline = waiting_now() + timeout, now;
+        Polled polled = {};
         int r = 0;
 
-        begin_probes(probes, polls, n);
-        while (take_probes(probes, polls, n) > 0 && (now = waiting_now()) < deadline) {
-                r = poll(polls, n, (int) ((deadline - now + USEC_PER_MSEC - 1) / USEC_PER_MSEC));
-                if (r < 0 && errno != EINTR) {
-                        r = -errno;
-                        break;
-                }
+        *ret_done = begin_probes(probes, n, &polled);
+        while (polled.n > 0 && r >= 0 && (now = waiting_now()) < deadline) {
+                r = poll(polled.polls, polled.n, (int) ((deadline - now + USEC_PER_MSEC - 1) / USEC_PER_MSEC));
+                if (r < 0)
+                        r = errno == EINTR ? 0 : -errno;
+                else
+                        take_probes(&polled);
         }
-        for (size_t i = 0; i < n; i++)
-                polls[i].fd = safe_close(polls[i].fd);
-        return r < 0 && r != -EINTR ? r : 0;
+        for (size_t i = 0; i < polled.n; i++)
+                (void) close(polled.polls[i].fd);
+        return r < 0 ? r : 0;
 }
 
 /* Finds out which ports accept connections, many at a time. timeout: µs for each. Returns 0 with every result set, or
  * a negative errno. */
 int client_probe(ClientProbe *probes, size_t n, uint64_t timeout) {
-        for (size_t i = 0; i < n; i += PROBES_AT_ONCE) {
-                int r = probe_some(probes + i, size_min(n - i, PROBES_AT_ONCE), timeout);
+        while (n > 0) {
+                size_t done = 0;
+                int r = probe_some(probes, n, timeout, &done);
 
                 if (r < 0)
                         return r;
+                probes += done;
+                n -= done;
         }
         return 0;
 }

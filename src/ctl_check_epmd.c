@@ -48,6 +48,7 @@ static void check_port_variable(Check *check, const char *value) {
 
 static void check_address_variable(Check *check, const char *list) {
         static const char separators[] = ", ";
+        bool any = false;
 
         for (const char *p = list + strspn(list, separators); *p; p += strspn(p, separators)) {
                 size_t n = strcspn(p, separators);
@@ -60,10 +61,15 @@ static void check_address_variable(Check *check, const char *list) {
                                   (int) n, p);
                         return;
                 }
+                any = true;
                 p += n;
         }
-        check_say(check, SEVERITY_NOTE, "environment", NULL,
-                  "ERL_EPMD_ADDRESS=%s: an epmd started from here listens only there and on the loopback", list);
+        if (any)
+                check_say(check, SEVERITY_NOTE, "environment", NULL,
+                          "ERL_EPMD_ADDRESS=%s: an epmd started from here listens only there and on the loopback", list);
+        else
+                check_say(check, SEVERITY_NOTE, "environment", NULL,
+                          "ERL_EPMD_ADDRESS is empty, which means all addresses");
 }
 
 static void check_variable(Check *check, const char *name, size_t n, const char *value) {
@@ -87,12 +93,17 @@ void check_environment(Check *check) {
         bool any = false;
 
         for (char **variable = environ; *variable; variable++) {
-                const char *value = strchr(*variable, '=');
+                _cleanup_free_ char *text = NULL;
+                const char *value;
 
-                if (!value || strncmp(*variable, prefix, strlen(prefix)) != 0)
+                if (strncmp(*variable, prefix, strlen(prefix)) != 0)
+                        continue;
+                text = ctl_escape(*variable, strlen(*variable));
+                value = text ? strchr(text, '=') : NULL;
+                if (!value)
                         continue;
                 any = true;
-                check_variable(check, *variable, (size_t) (value - *variable), value + 1);
+                check_variable(check, text, (size_t) (value - text), value + 1);
         }
         if (!any)
                 check_say(check, SEVERITY_OK, "environment", NULL, "no ERL_EPMD_* is set; the port is %u",

@@ -38,6 +38,7 @@ typedef struct Hold {
         int last;          /* how the last attempt ended; the same is said once */
         int signals;       /* signalfd */
         sigset_t mask;     /* of signals, before they went to the descriptor; the command gets it back */
+        bool pipe_ignored; /* SIGPIPE, before; the same */
         pid_t child;       /* the command, or 0 */
 } Hold;
 
@@ -129,6 +130,9 @@ static int take_signals(Hold *hold) {
         sigset_t set;
 
         (void) signal(SIGCHLD, SIG_DFL);
+        /* The name is not to go because nobody reads what is said of it. */
+        hold->pipe_ignored = signal_is_ignored(SIGPIPE);
+        (void) signal(SIGPIPE, SIG_IGN);
         (void) sigemptyset(&set);
         (void) sigaddset(&set, SIGCHLD);
         for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
@@ -143,10 +147,15 @@ static int take_signals(Hold *hold) {
 /* Starts the command. Returns 0 or the exit status. */
 static int start_command(Hold *hold, char **argv) {
         posix_spawnattr_t attributes;
+        sigset_t defaults;
         int error = posix_spawnattr_init(&attributes);
 
+        (void) sigemptyset(&defaults);
+        if (!hold->pipe_ignored)
+                (void) sigaddset(&defaults, SIGPIPE);
         if (error == 0) {
-                (void) posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+                (void) posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+                (void) posix_spawnattr_setsigdefault(&attributes, &defaults);
                 (void) posix_spawnattr_setsigmask(&attributes, &hold->mask);
                 error = posix_spawnp(&hold->child, argv[0], NULL, &attributes, argv, environ);
                 (void) posix_spawnattr_destroy(&attributes);

@@ -727,6 +727,28 @@ class Register(CtlCase):
             file.write('\n')
         self.assertEqual(process.wait(), 9)
 
+    def test_messages_that_nobody_reads(self):
+        """A pipe that has closed does not end it, but is the command's own matter."""
+        port, fifo = self.reserve(), self.fifo()
+        first = self.start_foreground(port=port)
+        script = 'import os, signal, sys\n' \
+                 'signal.signal(signal.SIGPIPE, signal.SIG_DFL)\nos.dup2(int(sys.argv[1]), 2)\n' \
+                 'os.execv(sys.argv[2], sys.argv[2:])'
+        reader, writer = os.pipe()
+        os.set_inheritable(writer, True)
+        os.close(reader)
+        process = self.command('-c', script, writer, EPMDCTL, 'register', 'x', '1', '-p', port, '--', 'sh', '-c',
+                               f'read line <{fifo}; kill -PIPE $$', program=sys.executable, env=self.environment())
+        os.close(writer)
+        first.wait_stderr('Registered x at')
+        first.signal(signal.SIGTERM)
+        first.wait()
+        second = self.start_foreground(port=port)
+        second.wait_stderr('Registered x at')
+        with open(fifo, 'w', encoding='ascii') as file:
+            file.write('\n')
+        self.assertEqual(process.wait(), -signal.SIGPIPE)
+
     def test_held_until_the_terminal_goes(self):
         daemon = self.start_foreground()
         pid, terminal = self.start_in_terminal('register', 'x', '1', '-p', daemon.port)
@@ -962,12 +984,25 @@ class Check(CtlCase):
                 ('ERL_EPMD_PORT', port, rf'^ERL_EPMD_PORT={port}: nodes and tools without', 'note', 1),
                 ('ERL_EPMD_ADDRESS', '127.0.0.1,::1', '^ERL_EPMD_ADDRESS=127.0.0.1,::1: ', 'note', 1),
                 ('ERL_EPMD_ADDRESS', 'localhost', '"localhost" is not an address', 'problem', 2),
+                ('ERL_EPMD_ADDRESS', ' ,', '^ERL_EPMD_ADDRESS is empty, which means all addresses$', 'note', 1),
+                ('ERL_EPMD_ADDRESS', '\033[2J', r'"\\x1b\[2J" is not an address', 'problem', 2),
+                ('ERL_EPMD_\033[2J', '1', r'^ERL_EPMD_\\x1b\[2J is set, which nothing reads$', 'warning', 1),
                 ('ERL_EPMD_PORTS', '1', '^ERL_EPMD_PORTS is set, which nothing reads$', 'warning', 1),
                 ('ERL_EPMD_RELAXED_COMMAND_CHECK', '', 'lets living nodes be unregistered$', 'note', 1)):
             args = () if variable == 'ERL_EPMD_PORT' else ('-p', port)
             findings = self.check(*args, status=status, env={variable: value})
             self.find(findings, 'environment', pattern, verdict)
             self.find(findings, 'port', rf'^127.0.0.1:{port}: answered$', 'ok')
+
+    def test_more_nodes_than_descriptors(self):
+        lines = ''.join(f'name n{number} at port {port_of(self.listener())}\n' for number in range(100))
+        port = self.reserve()
+        self.fake_epmd(struct.pack('>I', port) + lines.encode(), port=port)
+        process = self.command('-c', 'ulimit -n 20; exec "$@"', 'sh', EPMDCTL, '--json', 'check', '127.0.0.1', '-p', port,
+                               program='/bin/sh', env=self.environment())
+        self.assertEqual(process.wait(), 0, process.out.text())
+        nodes = [item for item in json.loads(process.out.text()) if item['check'] == 'node']
+        self.assertEqual([item['verdict'] for item in nodes], ['ok'] * 100)
 
     def test_bad_port_variable(self):
         for value in ('0', '65536', 'http', '-1', '4369x'):
