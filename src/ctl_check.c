@@ -12,9 +12,8 @@
 #include "allow.h"
 #include "ctl_print.h"
 #include "ctl_verbs.h"
+#include "escape.h"
 #include "varlink_client.h"
-
-enum { TEXT_MAX = 8192 };
 
 static const char *const severity_names[] = {
         [SEVERITY_OK] = "ok",
@@ -30,18 +29,19 @@ static void print_finding(Severity severity, const char *what, const char *cure,
                 [SEVERITY_WARNING] = COLOUR_YELLOW,
                 [SEVERITY_PROBLEM] = COLOUR_RED,
         };
+        char line[CTL_LINE_MAX];
 
         (void) printf("%s%-7s%s  %-11s  %s\n", ctl_colour(stdout, colours[severity]), severity_names[severity],
-                      ctl_colour(stdout, COLOUR_OFF), what, text);
+                      ctl_colour(stdout, COLOUR_OFF), what, escape_line(text, line, sizeof line));
         if (cure)
-                (void) printf("%22scure: %s\n", "", cure);
+                (void) printf("%22scure: %s\n", "", escape_line(cure, line, sizeof line));
         (void) ctl_flush();
 }
 
 /* One finding: on the terminal as soon as it is known, for tests may take their time. In JSON it waits for the others.
  * what: the test; cure: what to do about it, or NULL; the text may be cut. */
 void check_say(Check *check, Severity severity, const char *what, const char *cure, const char *format, ...) {
-        char text[TEXT_MAX];
+        char text[CTL_LINE_MAX];
         va_list ap;
 
         va_start(ap, format);

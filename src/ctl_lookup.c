@@ -14,6 +14,7 @@
 /* The question and all that came of it. */
 typedef struct Lookup {
         const CtlOptions *options;
+        const char *argument;
         char *name;       /* owned */
         const char *host; /* NULL: this one */
         Asked asked;
@@ -29,7 +30,8 @@ static void lookup_done(Lookup *lookup) {
 }
 
 /* NAME, or NAME@HOST. Returns 0, -EINVAL or -ENOMEM. */
-static int split_name(Lookup *lookup, const char *argument) {
+static int split_name(Lookup *lookup) {
+        const char *argument = lookup->argument;
         const char *at = strrchr(argument, '@');
         size_t n = at ? (size_t) (at - argument) : strlen(argument);
 
@@ -138,7 +140,7 @@ static int add_attempts(CtlTable *table, const Lookup *lookup) {
 static int print_found(const Lookup *lookup) {
         static const CtlColumn columns[] = {{"", true}, {"", false}};
         _cleanup_(ctl_table_freep) CtlTable *table = ctl_table_new(columns, ARRAY_SIZE(columns), false);
-        _cleanup_free_ char *name = ctl_escape(lookup->name, strlen(lookup->name));
+        _cleanup_free_ char *name = ctl_escape(lookup->argument, strlen(lookup->argument));
         int r = table && name ? add_info(table, &lookup->info) : -ENOMEM;
 
         if (r >= 0 && lookup->known.detailed)
@@ -147,8 +149,7 @@ static int print_found(const Lookup *lookup) {
                 r = add_attempts(table, lookup);
         if (r < 0)
                 return r;
-        (void) printf("%s%s%s%s%s\n", ctl_colour(stdout, COLOUR_BOLD), name, lookup->host ? "@" : "",
-                      lookup->host ? lookup->host : "", ctl_colour(stdout, COLOUR_OFF));
+        (void) printf("%s%s%s\n", ctl_colour(stdout, COLOUR_BOLD), name, ctl_colour(stdout, COLOUR_OFF));
         return ctl_table_print(table);
 }
 
@@ -211,10 +212,10 @@ static int print_json(const Lookup *lookup) {
 
 /* Prints what one node has registered. Returns the exit status: CTL_OK, CTL_NO if it is not registered, or another. */
 int ctl_lookup(const CtlOptions *options) {
-        _cleanup_(lookup_done) Lookup lookup = {.options = options};
+        _cleanup_(lookup_done) Lookup lookup = {.options = options, .argument = options->arguments[0]};
         int r;
 
-        r = split_name(&lookup, options->arguments[0]);
+        r = split_name(&lookup);
         if (r == -EINVAL) {
                 ctl_say("lookup needs NAME or NAME@HOST, with a name of 1 to %d bytes", PROTO_NAME_BYTES_MAX);
                 return CTL_USAGE;

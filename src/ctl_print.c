@@ -18,15 +18,15 @@ struct CtlTable {
 
 /* ---- Messages ---- */
 
-/* One line on stderr. */
+/* One line on stderr, without what a terminal would obey; it may be cut. */
 void ctl_say(const char *format, ...) {
+        char text[CTL_LINE_MAX], line[CTL_LINE_MAX];
         va_list ap;
 
-        (void) fputs("epmdctl: ", stderr);
         va_start(ap, format);
-        (void) vfprintf(stderr, format, ap);
+        (void) vsnprintf(text, sizeof text, format, ap);
         va_end(ap);
-        (void) fputc('\n', stderr);
+        (void) fprintf(stderr, "epmdctl: %s\n", escape_line(text, line, sizeof line));
 }
 
 /* Writes what is still in memory of the output. Returns 0, or the negative errno of the first such write that failed. */

@@ -13,6 +13,7 @@
 #include "util.h"
 
 enum {
+        CTL_LINE_MAX = 8192,
         CTL_TIME_MAX = 64,
         CTL_CELLS_MAX = 8,
 };

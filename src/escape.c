@@ -24,11 +24,7 @@ static size_t put_hex(const uint8_t *data, size_t n, char *out) {
         return n * ESCAPED_BYTE_MAX;
 }
 
-/* Copies text with every character that is not printable, and what is not UTF-8, as \xNN and the backslash doubled.
- *
- * buffer, size: takes what fits of it, never half a character, and a NUL; ESCAPED_NAME_MAX bytes hold any name.
- * Always returns buffer. */
-const char *escape_text(const uint8_t *data, size_t n, char *buffer, size_t size) {
+static const char *escape(const uint8_t *data, size_t n, bool backslash, char *buffer, size_t size) {
         size_t out = 0;
 
         while (n > 0) {
@@ -36,7 +32,7 @@ const char *escape_text(const uint8_t *data, size_t n, char *buffer, size_t size
                 int len = u8_mbtoucr(&c, data, n);
                 size_t used = len > 0 ? (size_t) len : 1;
                 bool hex = len <= 0 || is_unprintable(c);
-                size_t need = hex ? used * ESCAPED_BYTE_MAX : used + (c == '\\');
+                size_t need = hex ? used * ESCAPED_BYTE_MAX : used + (backslash && c == '\\');
 
                 if (out + need + 1 > size)
                         break;
@@ -44,7 +40,7 @@ const char *escape_text(const uint8_t *data, size_t n, char *buffer, size_t size
                         (void) put_hex(data, used, buffer + out);
                 else {
                         memcpy(buffer + out, data, used);
-                        if (c == '\\')
+                        if (need > used)
                                 buffer[out + 1] = '\\';
                 }
                 out += need;
@@ -53,4 +49,17 @@ const char *escape_text(const uint8_t *data, size_t n, char *buffer, size_t size
         }
         buffer[out] = 0;
         return buffer;
+}
+
+/* Copies text with every character that is not printable, and what is not UTF-8, as \xNN and the backslash doubled.
+ *
+ * buffer, size: takes what fits of it, never half a character, and a NUL; ESCAPED_NAME_MAX bytes hold any name.
+ * Always returns buffer. */
+const char *escape_text(const uint8_t *data, size_t n, char *buffer, size_t size) {
+        return escape(data, n, true, buffer, size);
+}
+
+/* The same of a line of which parts may have come through escape_text(): these are not escaped again. */
+const char *escape_line(const char *text, char *buffer, size_t size) {
+        return escape((const uint8_t *) text, strlen(text), false, buffer, size);
 }

@@ -14,3 +14,4 @@ enum {
 };
 
 const char *escape_text(const uint8_t *data, size_t n, char *buffer, size_t size);
+const char *escape_line(const char *text, char *buffer, size_t size);

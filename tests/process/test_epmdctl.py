@@ -1140,6 +1140,18 @@ class CommandLine(CtlCase):
             self.assertRegex(err, r'\Aepmdctl: [^\n]+\n\Z', args)
             self.assertIn(word, err, args)
 
+    def test_words_that_would_speak_to_the_terminal(self):
+        """Scripts pass on what they have got: no control character of it comes through, and a message is one line."""
+        word = 'a\033[2J\nb\u009b\\'
+        for args, status in (((word,), USAGE), ((f'--{word}',), USAGE), (('-p', word), USAGE), (('list', word), NO_EPMD),
+                             (('lookup', f'x@{word}'), NO_EPMD), (('check', word), NO_EPMD),
+                             (('register', f'{word}@', '1'), USAGE), (('list', word), NO_EPMD)):
+            out, err = self.ctl(*args, status=status)
+            self.assertIn('a\\x1b[2J\\x0ab\\xc2\\x9b\\', out + err)
+            for line in (out + err).splitlines():
+                self.assertTrue(line.isprintable(), line)
+                self.assertRegex(line, '^(epmdctl: |ok +|problem +| +cure: )')
+
     def test_decimal_comma(self):
         """Numbers are the same in every language."""
         made = subprocess.run(['localedef', '-i', 'de_DE', '-f', 'UTF-8', f'{self.directory}/de_DE.UTF-8'], check=False,

@@ -204,6 +204,23 @@ START_TEST(longest_name_fits) {
 }
 END_TEST
 
+/* The backslash stays, so that what is escaped already is not changed. */
+START_TEST(line) {
+        static const char *const lines[][2] = {
+                {"", ""},
+                {"n\303\270d \\x1b\\\\", "n\303\270d \\x1b\\\\"},
+                {"a\nb\033[2J\302\233\377", "a\\x0ab\\x1b[2J\\xc2\\x9b\\xff"},
+        };
+        char buffer[64];
+
+        for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+                ck_assert_str_eq(escape_line(lines[i][0], buffer, sizeof buffer), lines[i][1]);
+                ck_assert_str_eq(escape_line(lines[i][1], buffer, 64), lines[i][1]);
+        }
+        ck_assert_str_eq(escape_line("ab\nc", buffer, 6), "ab");
+}
+END_TEST
+
 int main(void) {
         Suite *suite = suite_create("escape");
         TCase *tcase = unit_case(suite, "escape_text");
@@ -211,6 +228,7 @@ int main(void) {
         tcase_add_loop_test(tcase, whole_row, 0, ARRAY_SIZE(rows));
         tcase_add_loop_test(tcase, row_in_every_size, 0, ARRAY_SIZE(rows));
         tcase_add_loop_test(tcase, row_truncated, 0, ARRAY_SIZE(rows));
+        tcase_add_test(tcase, line);
         tcase_add_test(tcase, every_two_bytes);
         tcase_add_test(tcase, random_bytes);
         tcase_add_test(tcase, longest_name_fits);
