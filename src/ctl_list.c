@@ -156,7 +156,7 @@ int ctl_list(const CtlOptions *options) {
         if (r != 0)
                 return r;
         if (list.unreadable > 0)
-                ctl_say("%zu lines of the answer are no nodes: names with line breaks in them?", list.unreadable);
+                ctl_say("lines of the answer that are no nodes: %zu; are there line breaks in names?", list.unreadable);
         if (options->json)
                 r = print_json(&list);
         else

@@ -58,9 +58,8 @@ static const char *register_problem(int r) {
         case CLIENT_MALFORMED:
                 return "what listens there is no epmd";
         case CLIENT_REFUSED:
-                return "refused: the name is taken, reserved for somebody else, or there is no room; see: epmdctl "
-                       "list, "
-                       "journalctl -u epmd";
+                return "refused: the name is taken, not valid, or reserved for somebody else, or there is no room; "
+                       "see: epmdctl list, journalctl -u epmd";
         default:
                 return ERR_TEXT(r);
         }

@@ -376,7 +376,7 @@ class List(CtlCase):
         out, err = self.ctl('list', '127.0.0.1', '-p', port)
         self.assertEqual(out, 'NODE        PORT\na\\x1b[2Jb      1\nx\\xffy         2\ntab\\x09here    3\n'
                               'w\\\\e           4\n\n4 nodes registered.\n')
-        self.assertEqual(err, 'epmdctl: 1 lines of the answer are no nodes: names with line breaks in them?\n')
+        self.assertEqual(err, 'epmdctl: lines of the answer that are no nodes: 1; are there line breaks in names?\n')
         found, _err = self.ctl_json('list', '127.0.0.1', '-p', port)
         self.assertEqual([item['name'] for item in found], ['a\033[2Jb', 'x\\xffy', 'tab\there', 'w\\e'])
 
@@ -781,6 +781,12 @@ class Register(CtlCase):
             out, err = self.ctl('register', 'x', '1', '-p', daemon.port, '--', 'echo', 'ran', status=NO)
             self.assertEqual(out, '')
             self.assertRegex(err, r'\Aepmdctl: [^\n]*: refused: the name is taken[^\n]*\n\Z')
+
+    def test_names_that_are_not_valid(self):
+        daemon = self.start_foreground()
+        for name in ('a\nb', 'ø' * 256):
+            _out, err = self.ctl('register', name, '1', '-p', daemon.port, '--', 'true', status=NO)
+            self.assertIn('refused: the name is taken, not valid, ', err)
 
     @tap.beside
     def test_no_epmd(self):
