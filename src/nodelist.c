@@ -58,10 +58,12 @@ static int add_lines(NodeList *list, const uint8_t *at, const uint8_t *end) {
  * -ENOMEM. */
 int nodelist_from_names(const uint8_t *reply, size_t n, NodeList *ret) {
         NodeList list = {};
+        uint16_t port;
         int r;
 
-        if (proto_parse_listing(reply, n, &list.epmd_port) != 0)
+        if (proto_parse_listing(reply, n, &port) != 0)
                 return NODELIST_MALFORMED;
+        list.epmd_port = port;
         r = add_lines(&list, reply + PROTO_LISTING_HEAD, reply + n);
         if (r < 0) {
                 nodelist_done(&list);
