@@ -9,20 +9,6 @@
 
 #include "util.h"
 
-/* Opens /dev/null in the place of standard input, output and error where they are closed: whatever is opened would get
- * their numbers, and what is printed would go there. Returns 0 or a negative errno. */
-int background_open_standard(void) {
-        int fd;
-
-        do
-                fd = open("/dev/null", O_RDWR);
-        while (fd >= 0 && fd <= STDERR_FILENO);
-        if (fd < 0)
-                return -errno;
-        safe_close(fd);
-        return 0;
-}
-
 /* Makes a child without terminal that goes on as the daemon, while the parent waits for its word.
  *
  * Returns 0 in the child, with *ret_ready_fd for background_ready(); 1 in the parent, with *ret_ready_fd for

@@ -3,7 +3,6 @@
 
 /* Going to the background, for -daemon. */
 
-int background_open_standard(void);
 int background_enter(int *ret_ready_fd);
 int background_wait(int ready_fd);
 int background_ready(int ready_fd);

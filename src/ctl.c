@@ -2,7 +2,6 @@
 
 /* epmdctl: the tool for people. Here is its beginning and its end; each command is in its own file. */
 
-#include <fcntl.h>
 #include <langinfo.h>
 #include <locale.h>
 #include <signal.h>
@@ -14,17 +13,9 @@
 #include "ctl_options.h"
 #include "ctl_print.h"
 #include "ctl_verbs.h"
+#include "inherited.h"
 
 extern char **environ;
-
-/* Opens those of the standard descriptors that are closed: else a connection would take their place, and messages would
- * go to it. They are opened the wrong way round, so that using them fails as before. Returns 0 or a negative errno. */
-static int open_standard(void) {
-        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-                if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
-                        return -errno;
-        return 0;
-}
 
 /* Names are UTF-8 whatever the locale says, and the widths of columns depend on it. Numbers have a point in every
  * language, as the page says. */
@@ -76,7 +67,7 @@ int main(int argc, char **argv) {
         CtlOptions options;
         int status, r;
 
-        if (open_standard() < 0)
+        if (inherited_complete() < 0)
                 return CTL_FAILED;
         set_locale();
         if (ctl_options_parse(argc, argv, environ, &options, error) < 0) {

@@ -16,7 +16,7 @@
 #include "client.h"
 #include "ctl_print.h"
 #include "ctl_verbs.h"
-#include "signals.h"
+#include "inherited.h"
 #include "waiting.h"
 
 enum {
@@ -130,12 +130,12 @@ static int take_signals(Hold *hold) {
 
         (void) signal(SIGCHLD, SIG_DFL);
         /* The name is not to go because nobody reads what is said of it. */
-        hold->pipe_ignored = signal_is_ignored(SIGPIPE);
+        hold->pipe_ignored = inherited_ignores(SIGPIPE);
         (void) signal(SIGPIPE, SIG_IGN);
         (void) sigemptyset(&set);
         (void) sigaddset(&set, SIGCHLD);
         for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
-                if (!signal_is_ignored(ends[i]))
+                if (!inherited_ignores(ends[i]))
                         (void) sigaddset(&set, ends[i]);
         if (sigprocmask(SIG_BLOCK, &set, &hold->mask) < 0)
                 return -errno;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "clock.h"
-#include "signals.h"
+#include "inherited.h"
 
 enum {
         BATCH_MAX = 64,  /* events of sockets in one turn, so that the others get theirs */
@@ -159,9 +159,9 @@ static int end_on_signal(Loop *loop, int number) {
 int loop_end_on_signals(Loop *loop) {
         int r = end_on_signal(loop, SIGTERM);
 
-        if (r >= 0 && !signal_is_ignored(SIGINT))
+        if (r >= 0 && !inherited_ignores(SIGINT))
                 r = end_on_signal(loop, SIGINT);
-        if (r >= 0 && !signal_is_ignored(SIGHUP))
+        if (r >= 0 && !inherited_ignores(SIGHUP))
                 r = end_on_signal(loop, SIGHUP);
         loop->event_is_due = true;
         return r;

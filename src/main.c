@@ -13,6 +13,7 @@
 #include "background.h"
 #include "client.h"
 #include "config.h"
+#include "inherited.h"
 #include "listener.h"
 #include "log.h"
 #include "options.h"
@@ -683,7 +684,7 @@ int main(int argc, char **argv) {
         Options options;
         int status, r;
 
-        r = background_open_standard();
+        r = inherited_complete();
         if (r < 0) {
                 (void) fprintf(stderr, "epmd: failed to open /dev/null: %s\n", ERR_TEXT(r));
                 return EXIT_FAILURE;
