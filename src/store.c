@@ -10,9 +10,9 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+enum { FIRST_LOT, SECOND_LOT, LOTS, NO_LOT = LOTS };
+
 enum {
-        LOTS = 2,
-        NO_LOT = LOTS,
         TABLE_CHUNK = 64 * 1024, /* the file grows by so many bytes */
         TABLE_SIZE_MAX = 256 * 1024 * 1024, /* of a table that is found */
         DEAD_SLACK = 512,        /* connections that have ended may wait in the lots beside as many as live */
@@ -34,6 +34,7 @@ typedef struct Parked {
         uint32_t counter;
         int fd;        /* of this process */
         uint8_t lot;   /* or NO_LOT */
+        bool doubled;  /* in the other lot, too */
         bool gathered; /* it is about to be moved */
 } Parked;
 
@@ -547,18 +548,14 @@ static void claim(Store *store, int lot, LotTag tag, int fd, StoreReport *report
         }
         parked = &store->parked[tag.slot];
         if (parked->lot != NO_LOT) {
-                /* In both lots: the process was killed while it moved this one, from the beginning of one to the end
-                 * of the other. It counts as moved, so that what is at the beginning can go. */
                 safe_close(fd);
                 store->dead++;
                 store->doubled = true;
-                if (store->lots[lot].messages == 1)
-                        return;
-        } else {
-                *parked = (Parked){.counter = tag.counter, .fd = fd};
-                store->live++;
+                parked->doubled |= parked->lot != lot;
+                return;
         }
-        parked->lot = (uint8_t) lot;
+        *parked = (Parked){.counter = tag.counter, .fd = fd, .lot = (uint8_t) lot};
+        store->live++;
 }
 
 /* Gets all connections of a lot, without taking them out. ret_n: how many there are, dead ones included. */
@@ -583,6 +580,44 @@ static int claim_lot(Store *store, int index, StoreReport *report, size_t *ret_n
                                 safe_close(message.fds[i]);
         }
         return r < 0 ? r : 0;
+}
+
+/* Whether all that lives in the first message of the first lot that holds anybody is in the other lot, too. */
+static bool begins_with_doubled(Store *store) {
+        Lot *lot = &store->lots[FIRST_LOT];
+        LotMessage message;
+        int r;
+
+        r = lot_rewind(lot);
+        while (r >= 0) {
+                size_t live = 0, doubled = 0;
+
+                r = lot_look_at_tags(lot, &message);
+                if (r < 0 || r == LOT_END)
+                        break;
+                for (size_t i = 0; i < message.n; i++)
+                        if (is_parked(store, message.tags[i], FIRST_LOT)) {
+                                live++;
+                                doubled += store->parked[message.tags[i].slot].doubled;
+                        }
+                if (live > 0)
+                        return doubled == live;
+        }
+        return false;
+}
+
+/* Decides in which lot those are that were found in both. A process that was killed in the middle of a move leaves them at
+ * the beginning of one lot and at the end of the other. There they have to count as parked: then nobody is left at the
+ * beginning, which goes without anything being parked. For that there may be no room before it has gone. */
+static void settle_doubled(Store *store) {
+        /* At the end of the first lot they are behind others, or together with some that have left the second. */
+        const uint8_t lot = begins_with_doubled(store) ? SECOND_LOT : FIRST_LOT;
+
+        for (uint32_t slot = 0; slot < store->n_parked; slot++)
+                if (store->parked[slot].doubled) {
+                        store->parked[slot].lot = lot;
+                        store->parked[slot].doubled = false;
+                }
 }
 
 /* A record's place in the order of registration. */
@@ -658,7 +693,10 @@ int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, S
                 store->lots[i].messages++;
                 failed = r;
         }
-        store->active = in_lot[0] > in_lot[1];
+        if (store->doubled)
+                settle_doubled(store);
+        /* Most are in batches. */
+        store->active = in_lot[FIRST_LOT] > in_lot[SECOND_LOT] ? SECOND_LOT : FIRST_LOT;
         r = list_records(store, &places, &n);
         if (r < 0)
                 return r;

@@ -1213,6 +1213,53 @@ START_TEST(half_moved_and_full) {
 }
 END_TEST
 
+/* A process that was killed while it moved singles behind what is in the other lot. */
+typedef struct Behind {
+        size_t others;  /* connections that were in the other lot before */
+        size_t moved;   /* so many are in its last message */
+        size_t dropped; /* so many of them are out of the first lot */
+} Behind;
+
+static const Behind behinds[] = {
+        {LOT_BATCH_MAX, 40, 0}, {LOT_BATCH_MAX, 40, 1}, {LOT_BATCH_MAX, 40, 20}, {LOT_BATCH_MAX, LOT_BATCH_MAX, 0},
+        {0, LOT_BATCH_MAX, 0},  {0, LOT_BATCH_MAX, 1},  {0, LOT_BATCH_MAX, 200},
+};
+
+/* Neither lot has room before some of what is in both has gone: that it is in both must not keep it there. */
+START_TEST(half_moved_behind_others) {
+        const Behind *row = &behinds[_i / 2];
+        const size_t all = row->others + row->moved;
+        Lot old, new;
+
+        world_init();
+        (void) add_member();
+        copy_members(all);
+        for (size_t i = 0; i < all; i++) {
+                ck_assert_int_eq(put_record(i, world.members[i].cookie, true), 0);
+                world.members[i].kept = true;
+                /* Sees to it that there is room for the next record. */
+                (void) store_keep(world.store, TABLE_NO_SLOT, 0, -1);
+        }
+        old = held_lot(&world.manager, _i % 2);
+        new = held_lot(&world.manager, 1 - _i % 2);
+        if (row->others > 0)
+                park_members(new, row->moved, row->others);
+        for (size_t i = 0; i < row->moved; i++)
+                park_members(old, i, 1);
+        park_members(new, 0, row->moved);
+        lot_drop(&old, row->dropped);
+        limit_buffers(&world.manager, SMALLEST_BUFFER);
+        restart();
+        ck_assert_uint_eq(world.report.restored, all);
+        ck_assert_uint_eq(count_in_flight(&world.manager), all);
+        for (size_t i = 0; i < 20; i++)
+                (void) keep_new();
+        restart();
+        ck_assert_uint_eq(world.report.restored, all + 20);
+        world_done();
+}
+END_TEST
+
 static int count_found(void *userdata, uint32_t slot, const TableRecord *record, int fd) {
         (void) slot;
         (void) record;
@@ -1220,64 +1267,88 @@ static int count_found(void *userdata, uint32_t slot, const TableRecord *record,
         return fd >= 0;
 }
 
+/* What a process leaves that was killed in the middle of a move, where the user has many in flight. */
+typedef struct Crowd {
+        rlim_t limit;   /* so many the kernel lets him have */
+        size_t batched; /* connections that are in one message of the old lot; the others are singles */
+        size_t dropped; /* so many messages are out of it */
+        size_t dead;    /* and so many that belong to no record are behind them */
+} Crowd;
+
+enum { CROWD_LIVE = LOT_BATCH_MAX + 47 };
+
+static const Crowd crowds[] = {
+        {.limit = 400, .batched = LOT_BATCH_MAX},
+        {.limit = 490, .dropped = 100, .dead = 120},
+};
+
+/* What a user has parked is his, so it is parked by himself. */
+static void park_crowd(const Crowd *row, int from) {
+        Lot old = held_lot(&world.manager, from), new = held_lot(&world.manager, 1 - from);
+        const LotTag dead = {.slot = 1, .counter = UINT32_MAX};
+
+        if (row->batched > 0)
+                park_members(old, 0, row->batched);
+        for (size_t i = row->batched; i < CROWD_LIVE; i++)
+                park_members(old, i, 1);
+        for (size_t i = 0; i < row->dead; i++)
+                ck_assert_int_eq(lot_park(&old, &dead, &world.members[CROWD_LIVE].pair.fd, 1), 0);
+        park_members(new, 0, LOT_BATCH_MAX);
+        lot_drop(&old, row->dropped);
+        for (size_t i = 0; i < world.n; i++)
+                pair_done(&world.members[i].pair);
+}
+
 /* Nearly as many nodes as the kernel lets the user have in flight, and a process killed in the middle of a move: what is
  * in both lots is counted twice, and it lets nobody park anything until some of that is taken out. Runs in a process of its
  * own; returns what went wrong, or 0. */
-static int reach_kernel_limit_half_moved(int from) {
-        enum { LIMIT = 400, LIVE = LOT_BATCH_MAX + 47 };
-        const struct rlimit limit = {.rlim_cur = LIMIT, .rlim_max = LIMIT};
-        const Lot old = held_lot(&world.manager, from), new = held_lot(&world.manager, 1 - from);
+static int reach_kernel_limit_half_moved(const Crowd *row, int from) {
+        const struct rlimit limit = {.rlim_cur = row->limit, .rlim_max = row->limit};
         size_t found = 0;
 
         if (!become_somebody())
                 return 2;
-        /* What a user has parked is his, so it is parked here. */
-        park_members(old, 0, LOT_BATCH_MAX);
-        for (size_t i = LOT_BATCH_MAX; i < LIVE; i++)
-                park_members(old, i, 1);
-        park_members(new, 0, LOT_BATCH_MAX);
-        for (size_t i = 0; i < LIVE; i++)
-                pair_done(&world.members[i].pair);
+        park_crowd(row, from);
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
                 return 3;
-        world.in_flight_max = LIMIT;
+        world.in_flight_max = row->limit;
         if (open_store() < 0)
                 return 4;
-        if (store_restore(world.store, count_found, &found, &world.report) < 0 || found != LIVE)
+        if (store_restore(world.store, count_found, &found, &world.report) < 0 || found != CROWD_LIVE)
                 return 5;
-        if (count_in_flight(&world.manager) != LIVE)
+        if (count_in_flight(&world.manager) > CROWD_LIVE + row->dead)
                 return 6;
-        world.members[LIVE].pair = make_pair();
+        world.members[CROWD_LIVE].pair = make_pair();
         for (unsigned i = 0; i < 1000; i++) {
-                world.members[LIVE].counter = ++world.counter;
-                if (try_keep(LIVE) != 0)
+                world.members[CROWD_LIVE].counter = ++world.counter;
+                if (try_keep(CROWD_LIVE) != 0)
                         return 7;
-                table_erase(store_table(world.store), world.members[LIVE].slot);
-                store_drop(world.store, world.members[LIVE].slot);
+                table_erase(store_table(world.store), world.members[CROWD_LIVE].slot);
+                store_drop(world.store, world.members[CROWD_LIVE].slot);
         }
         return 0;
 }
 
 START_TEST(kernel_limit_half_moved) {
-        enum { LIVE = LOT_BATCH_MAX + 47 };
         int status = 0;
         pid_t pid;
 
         world_init();
         (void) add_member();
-        copy_members(LIVE);
-        for (size_t i = 0; i < LIVE; i++) {
+        copy_members(CROWD_LIVE);
+        for (size_t i = 0; i < CROWD_LIVE; i++) {
                 ck_assert_int_eq(put_record(i, world.members[i].cookie, true), 0);
                 /* Sees to it that there is room for the next record. */
                 (void) store_keep(world.store, TABLE_NO_SLOT, 0, -1);
         }
+        (void) add_member();
         ck_assert_int_eq(chown(world.manager.directory, SOMEBODY, SOMEBODY), 0);
         ck_assert_int_eq(chown(table_path(), SOMEBODY, SOMEBODY), 0);
         world.store = store_free(world.store);
         pid = fork();
         ck_assert_int_ge(pid, 0);
         if (pid == 0)
-                _exit(reach_kernel_limit_half_moved(_i));
+                _exit(reach_kernel_limit_half_moved(&crowds[_i / 2], _i % 2));
         ck_assert_int_eq(waitpid(pid, &status, 0), pid);
         ck_assert(WIFEXITED(status));
         ck_assert_int_eq(WEXITSTATUS(status), 0);
@@ -1846,12 +1917,13 @@ static void add_tests(Suite *suite) {
         tcase_add_test(room, few_in_flight);
         if (succeeds_in_child(become_somebody)) {
                 tcase_add_test(room, kernel_limit);
-                tcase_add_loop_test(room, kernel_limit_half_moved, 0, 2);
+                tcase_add_loop_test(room, kernel_limit_half_moved, 0, 2 * ARRAY_SIZE(crowds));
         } else
                 add_skipped(room, &skipped[0], "kernel_limit # SKIP needs root, to be a user of whom nothing else is in flight");
         tcase_add_test(room, few_descriptors_free);
         tcase_add_loop_test(kills, half_moved, 0, 2 * ARRAY_SIZE(moves));
         tcase_add_loop_test(kills, half_moved_and_full, 0, 2);
+        tcase_add_loop_test(kills, half_moved_behind_others, 0, 2 * ARRAY_SIZE(behinds));
         tcase_add_loop_test(kills, killed, 0, 2);
         tcase_add_test(kills, killed_at_first_start);
         tcase_add_test(damages, swapped);
