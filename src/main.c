@@ -400,7 +400,7 @@ static int reload(void *userdata) {
 /* Opens the store, where there is one: a service with a runtime directory. A daemon that cannot use it serves
  * nevertheless, unless another process could a moment later, and lose no node.
  * Returns 0 or a negative errno, explained. */
-static int open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, StoreReport *report) {
+static int open_store(Daemon *daemon, size_t nodes_max, size_t connections_max, StoreReport *report) {
         const char *directories = getenv("RUNTIME_DIRECTORY");
         _cleanup_free_ char *directory = NULL;
         int r;
@@ -411,7 +411,7 @@ static int open_store(Daemon *daemon, size_t nodes_max, size_t descriptors, Stor
         }
         /* A drop-in may add others behind that of the unit. */
         directory = strndup(directories, strcspn(directories, ":"));
-        r = directory ? store_new(directory, &daemon->sockets, nodes_max + REGISTRY_RELEASED_MAX + 1, descriptors,
+        r = directory ? store_new(directory, &daemon->sockets, nodes_max + REGISTRY_RELEASED_MAX + 1, connections_max,
                                   report, &daemon->store)
                       : -ENOMEM;
         if (r >= 0)
@@ -564,7 +564,7 @@ static int daemon_init(Daemon *daemon) {
                 return r;
         open_identity(daemon);
         if (daemon->options->systemd)
-                r = open_store(daemon, nodes_max, descriptors, &report);
+                r = open_store(daemon, nodes_max, config.connections_max, &report);
         if (r < 0)
                 return r;
         if (daemon->store)

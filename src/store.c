@@ -434,8 +434,10 @@ static int open_all(Store *store, const char *directory, PassedSockets *sockets,
 /* Opens what an earlier process has left, or begins anew.
  *
  * directory: the runtime directory; sockets: what the service manager passed, the ends of the lots are taken out of
- * it, unless this fails; records_max: of registered and of remembered names together; in_flight_max: descriptors that
- * the kernel lets this user have in flight (RLIMIT_NOFILE). *ret is the caller's; report tells what was found.
+ * it, unless this fails; records_max: of registered and of remembered names together; in_flight_max: connections that
+ * may be parked, those that have ended included: a successor must have a descriptor for each of them, as it gets whole
+ * messages, and the kernel lets this user have no more than RLIMIT_NOFILE in flight. *ret is the caller's; report tells
+ * what was found.
  * Returns 0; -EBUSY: another process has the directory; other negative errno. */
 int store_new(const char *directory, PassedSockets *sockets, size_t records_max, size_t in_flight_max,
               StoreReport *report, Store **ret) {

@@ -1072,6 +1072,24 @@ class Without(ManagerCase):
     def test_fewer_descriptors_than_nodes(self):
         self.check_fewer_descriptors(self.manage('--max-nodes-per-user=1000000', start=False))
 
+    def test_as_many_as_descriptors(self):
+        """What has ended may still be parked, and is taken back with the living: there is a descriptor for each."""
+        limits = [(resource.RLIMIT_NOFILE, 128, 128)]
+        manager = self.manage(start=False)
+        manager.start(limits=limits)
+        nodes = []
+        # Until the lots are tidied up, and those that live are parked together; then most of these end.
+        for round_, (ended, added) in enumerate([(0, 64), (64, 64), (1, 1), (60, 60)]):
+            for conn in nodes[:ended]:
+                conn.close()
+            nodes = nodes[ended:]
+            manager.settle_names([conn.name for conn in nodes])
+            nodes += self.nodes(manager, added, prefix=f'round-{round_}-')
+        manager.kill()
+        manager.start(limits=limits)
+        manager.settle_names([conn.name for conn in nodes])
+        self.assert_unnoticed(nodes)
+
     def test_more_in_flight_than_may_be(self):
         """The same where the kernel lets nothing be parked before enough of what is parked has gone."""
         manager = self.manage_as_user()
