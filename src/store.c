@@ -43,7 +43,6 @@ struct Store {
         void *memory;
         size_t memory_max; /* bytes of the mapping */
         size_t table_size; /* bytes of the file */
-        size_t allocated;  /* of them, for sure */
         Table table;
         Parked *parked; /* one for each block of the table */
         uint32_t n_parked;
@@ -331,8 +330,9 @@ static int empty_lot(Store *store, int from, size_t most) {
         return r < 0 ? r : 0;
 }
 
-/* Brings all that lives together, in as few messages as may be: the singles move behind the batches, then all of these
- * to where the singles were. Either lot may be too full for that at first; each step makes room for the next one. */
+/* Empties the lots of what has ended, and parks all that lives in batches: first the singles move to the lot of the
+ * batches, behind these; then everything there moves to the lot where the singles were, which is the lot of the batches
+ * from then on. */
 static int compact(Store *store) {
         const int singles = store->active, batches = 1 - singles;
         int r;
@@ -342,6 +342,7 @@ static int compact(Store *store) {
                 size_t left = store->lots[singles].messages;
 
                 r = empty_lot(store, batches, SIZE_MAX);
+                /* Both lots were nearly full: now there is room for the singles that remained, before the rest. */
                 if (r == LOT_FULL && left > 0) {
                         r = empty_lot(store, singles, left);
                         if (r >= 0)
@@ -368,7 +369,8 @@ static void limit_singles(Store *store) {
                 store->singles_max = 1;
 }
 
-/* Makes room for more. Moving the singles together is enough, unless too many of those that moved before have ended. */
+/* Makes room in the lot of the singles: they move to the batches, in one message. That is cheap, and removes only the
+ * singles that have ended. When too many of the batched ones have, or the lots hold all that they may, everything moves. */
 static int tidy(Store *store) {
         int r = empty_lot(store, store->active, SIZE_MAX);
 
