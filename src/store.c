@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
+
+#include "table_file.h"
 
 enum { FIRST_LOT, SECOND_LOT, LOTS, NO_LOT = LOTS };
 
 enum {
-        TABLE_CHUNK = 64 * 1024, /* the file grows by so many bytes */
-        TABLE_SIZE_MAX = 256 * 1024 * 1024, /* of a table that is found */
         DEAD_SLACK = 512,        /* connections that have ended may wait in the lots beside as many as live */
         BATCHED_DEAD_SLACK = 20, /* those among the batches, beside half as many */
         LOOK_AHEAD = 256,        /* messages looked at before what they hold is moved */
@@ -39,10 +33,7 @@ typedef struct Parked {
 } Parked;
 
 struct Store {
-        int table_fd;
-        void *memory;
-        size_t memory_max; /* bytes of the mapping */
-        size_t table_size; /* bytes of the file */
+        TableFile file;
         Table table;
         Parked *parked; /* one for each block of the table */
         uint32_t n_parked;
@@ -56,43 +47,7 @@ struct Store {
         size_t in_flight_max;
 };
 
-/* ---- The file of the table ---- */
-
-/* How large the table may become: what its records need, but no more than half of the file system, on which others
- * depend; and no less than it is, as far as that can be one of ours, or those at its end were lost when a limit was
- * lowered. */
-static size_t largest_table(int fd, size_t size_now, size_t records_max) {
-        size_t size = (1 + records_max * TABLE_RECORD_BLOCKS_MAX) * TABLE_BLOCK_SIZE;
-        struct statvfs vfs;
-
-        if (fstatvfs(fd, &vfs) == 0 && vfs.f_blocks > 0 && vfs.f_blocks < SIZE_MAX / vfs.f_frsize)
-                size = size_min(size, (size_t) (vfs.f_blocks * vfs.f_frsize / 2));
-        size_now = size_min(size_now, TABLE_SIZE_MAX);
-        size = size < size_now ? size_now : size;
-        return (size + TABLE_CHUNK - 1) / TABLE_CHUNK * TABLE_CHUNK;
-}
-
-/* Opens the file for this process alone. */
-static int open_table_file(const char *directory, int *ret_fd, size_t *ret_size) {
-        _cleanup_close_ int dir = -1, fd = -1;
-        struct stat st;
-
-        dir = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (dir < 0)
-                return -errno;
-        fd = openat(dir, "table", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-        if (fd < 0)
-                return -errno;
-        if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-                return errno == EWOULDBLOCK ? -EBUSY : -errno;
-        if (fstat(fd, &st) < 0)
-                return -errno;
-        if (!S_ISREG(st.st_mode) || st.st_size < 0)
-                return -EINVAL;
-        *ret_fd = TAKE_FD(fd);
-        *ret_size = (size_t) st.st_size;
-        return 0;
-}
+/* ---- The table ---- */
 
 static void new_places(Store *store, uint32_t from) {
         for (uint32_t i = from; i < store->n_parked; i++)
@@ -100,9 +55,12 @@ static void new_places(Store *store, uint32_t from) {
 }
 
 static int grow_parked(Store *store, uint32_t n) {
-        Parked *parked = reallocarray(store->parked, n, sizeof *parked);
         uint32_t from = store->n_parked;
+        Parked *parked;
 
+        if (n <= from)
+                return 0;
+        parked = reallocarray(store->parked, n, sizeof *parked);
         if (!parked)
                 return -ENOMEM;
         store->parked = parked;
@@ -111,69 +69,44 @@ static int grow_parked(Store *store, uint32_t n) {
         return 0;
 }
 
-/* Makes the file larger. Its blocks are allocated here and now: writing to a hole of a full file system would be
- * answered with SIGBUS. */
-static int grow_table(Store *store) {
-        size_t size = size_min(store->table_size + TABLE_CHUNK, store->memory_max);
-        int r;
-
-        if (size <= store->table_size)
-                return -ENOSPC;
-        do
-                r = posix_fallocate(store->table_fd, 0, (off_t) size);
-        while (r == EINTR);
-        if (r != 0)
-                return -r;
-        r = grow_parked(store, (uint32_t) (size / TABLE_BLOCK_SIZE));
-        if (r < 0)
-                return r;
-        store->table_size = size;
-        return 0;
+/* A place for each block of the file: each may be a record's. */
+static int match_file(Store *store) {
+        return grow_parked(store, (uint32_t) (store->file.size / TABLE_BLOCK_SIZE));
 }
 
 /* Sees to it that whatever record comes next finds room. */
 static void make_room(Store *store) {
-        if (store->table.n_free < TABLE_RECORD_BLOCKS_MAX && grow_table(store) == 0)
-                table_extend(&store->table, store->table_size);
+        if (store->table.n_free >= TABLE_RECORD_BLOCKS_MAX)
+                return;
+        /* Where it cannot grow now, it may have when there was no memory for the places. */
+        (void) table_file_grow(&store->file);
+        if (match_file(store) == 0)
+                table_extend(&store->table, store->file.size);
 }
 
-/* Whether the file is one that an earlier process was killed over before it had made a table of it. */
-static bool is_blank(const Store *store, size_t size) {
-        static const uint8_t zeros[sizeof(uint64_t)];
+/* Makes a table of the file, in place of what is in it. */
+static int new_table(Store *store) {
+        int r = table_file_clear(&store->file);
 
-        return size >= TABLE_BLOCK_SIZE && memcmp(store->memory, zeros, sizeof zeros) == 0;
+        if (r >= 0)
+                table_format(&store->table, store->file.memory, store->file.size);
+        return r;
 }
 
-static int map_table(Store *store, StoreReport *report) {
-        size_t size = store->table_size / TABLE_BLOCK_SIZE * TABLE_BLOCK_SIZE;
-        bool blank;
+static int open_table(Store *store, const char *directory, size_t records_max, StoreReport *report) {
         int r;
 
-        /* More than there is now, so that nothing moves when it grows. */
-        store->memory = mmap(NULL, store->memory_max, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                             store->table_fd, 0);
-        if (store->memory == MAP_FAILED) {
-                store->memory = NULL;
-                return -errno;
-        }
-        blank = store->table_size == 0 || is_blank(store, size);
-        store->table_size = size_min(size, store->memory_max);
-        r = store->table_size == 0 ? TABLE_FOREIGN
-                                   : table_open(&store->table, store->memory, store->table_size, &report->damaged);
+        r = table_file_open(directory, records_max, &store->file);
         if (r < 0)
                 return r;
+        r = store->file.size > 0
+                    ? table_open(&store->table, store->file.memory, store->file.size, &report->damaged)
+                    : TABLE_FOREIGN;
         if (r == TABLE_FOREIGN) {
-                report->foreign = !blank;
-                if (ftruncate(store->table_fd, 0) < 0)
-                        return -errno;
-                store->table_size = 0;
-                r = grow_table(store);
-                if (r < 0)
-                        return r;
-                table_format(&store->table, store->memory, store->table_size);
-                return 0;
+                report->foreign = !store->file.blank;
+                r = new_table(store);
         }
-        return grow_parked(store, store->table.n_blocks);
+        return r < 0 ? r : match_file(store);
 }
 
 /* ---- The lots ---- */
@@ -423,11 +356,7 @@ static int open_all(Store *store, const char *directory, PassedSockets *sockets,
                     StoreReport *report) {
         int r;
 
-        r = open_table_file(directory, &store->table_fd, &store->table_size);
-        if (r < 0)
-                return r;
-        store->memory_max = largest_table(store->table_fd, store->table_size, records_max);
-        r = map_table(store, report);
+        r = open_table(store, directory, records_max, report);
         for (int i = 0; i < LOTS && r >= 0; i++)
                 r = open_lot(sockets, i, &store->lots[i]);
         return r;
@@ -448,7 +377,7 @@ int store_new(const char *directory, PassedSockets *sockets, size_t records_max,
 
         if (!store)
                 return -ENOMEM;
-        store->table_fd = -1;
+        store->file = TABLE_FILE_NONE;
         store->in_flight_max = in_flight_max;
         for (int i = 0; i < LOTS; i++)
                 store->lots[i] = LOT_NONE;
@@ -504,9 +433,7 @@ Store *store_free(Store *store) {
                 return NULL;
         for (int i = 0; i < LOTS; i++)
                 lot_done(&store->lots[i]);
-        if (store->memory)
-                (void) munmap(store->memory, store->memory_max);
-        safe_close(store->table_fd);
+        table_file_close(&store->file);
         free(store->parked);
         free(store);
         return NULL;
