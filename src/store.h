@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What survives the process: the table of the registry, in a file of the runtime directory, and the connections of
- * the registered nodes, parked in two lots whose ends the service manager holds. In one they are parked one by one;
- * some hundreds together move to the other, in batches, which takes less room. When too many of these have ended,
- * those that live move back, and the lots change their parts. */
+/* What survives the process: the table of the registry, in a file of the runtime directory, and the parked connections of
+ * the registered nodes. The service manager holds the ends of the lots where these are. */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#include "lot.h"
 #include "systemd.h"
 #include "table.h"
 #include "util.h"

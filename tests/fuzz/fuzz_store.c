@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "fuzz.h"
+#include "lot.h"
 #include "registry.h"
 #include "store.h"
 

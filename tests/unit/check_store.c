@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "fds.h"
+#include "lot.h"
 
 enum {
         ENDS = 4, /* descriptors that the service manager holds: two lots of two ends each */
