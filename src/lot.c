@@ -17,7 +17,7 @@ typedef union ControlBuffer {
         uint8_t space[CMSG_SPACE(LOT_BATCH_MAX * sizeof(int))];
 } ControlBuffer;
 
-/* Makes an empty lot. Returns 0 or a negative errno. */
+/* Makes an empty lot; *ret is the caller's, for lot_done(). Returns 0 or a negative errno. */
 int lot_new(Lot *ret) {
         const int buffer = LOT_SEND_BUFFER;
         int fds[2];
@@ -30,7 +30,7 @@ int lot_new(Lot *ret) {
         return 0;
 }
 
-/* Lets go of the lot; what is parked there lives on if somebody else holds it. */
+/* Lets go of the lot, which is LOT_NONE then; what is parked there lives on if somebody else holds it. */
 void lot_done(Lot *lot) {
         safe_close(lot->in);
         safe_close(lot->out);
@@ -61,7 +61,8 @@ int lot_check(const Lot *lot) {
         return r < 0 ? r : lot_check_end(lot->out);
 }
 
-/* Parks up to LOT_BATCH_MAX connections in one message. They are safe from the moment at which this returns 0.
+/* Parks 1 to LOT_BATCH_MAX connections in one message. They are safe from the moment at which this returns 0; the
+ * descriptors stay the caller's.
  * Returns LOT_FULL and other errors with nothing parked. */
 int lot_park(Lot *lot, const LotTag *tags, const int *fds, size_t n) {
         uint64_t magic = LOT_MAGIC;
@@ -165,12 +166,12 @@ int lot_look(Lot *lot, LotMessage *ret) {
         return look(lot, ret, &control);
 }
 
-/* The same without the descriptors. */
+/* The same without the descriptors: this needs none free. */
 int lot_look_at_tags(Lot *lot, LotMessage *ret) {
         return look(lot, ret, NULL);
 }
 
-/* Takes out and drops the n messages that were parked first. */
+/* Takes out and drops the n messages that were parked first, or all if there are fewer. */
 void lot_drop(Lot *lot, size_t n) {
         uint8_t byte;
 

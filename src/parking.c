@@ -29,13 +29,13 @@ struct Parking {
         Parked *parked; /* by slot */
         uint32_t n_parked;
         Lot lots[PARKING_LOTS];
-        int active;     /* the lot where connections are parked one by one; the other has them in batches */
-        size_t singles_max; /* so many of them before they move together */
-        size_t live;    /* connections in both lots */
-        size_t dead;    /* and what has ended but is not taken out yet */
-        bool unclaimed; /* something is parked that this process did not get */
-        bool doubled;   /* or is in both lots */
         size_t in_flight_max;
+        int active;         /* the lot where connections are parked one by one; the other has them in batches */
+        size_t singles_max; /* so many of them before they move together */
+        size_t live;        /* connections that are parked */
+        size_t dead;        /* parked ones that have ended but are not taken out yet, and second copies */
+        bool unclaimed;     /* something was parked that this process did not get */
+        bool doubled;       /* or twice */
 };
 
 /* How many bytes the kernel lets wait in the queue of a lot: what net.core.wmem_max allows. */
@@ -56,8 +56,9 @@ static void limit_singles(Parking *parking) {
 /* Takes over lots, of which nobody else may use the ends, with whatever is parked there.
  *
  * lots: they are the parking's then, unless this fails; slots: so many places; in_flight_max: connections that may be
- * parked, those that have ended included: a successor must have a descriptor for each of them, as it gets whole messages,
- * and the kernel lets this user have no more than RLIMIT_NOFILE in flight. *ret is the caller's. Returns 0 or -ENOMEM. */
+ * parked, those that have ended included: a successor must have a descriptor for each of them, as it gets whole
+ * messages, and the kernel lets this user have no more than RLIMIT_NOFILE in flight. *ret is the caller's. Returns 0
+ * or -ENOMEM. */
 int parking_new(const Lot lots[PARKING_LOTS], uint32_t slots, size_t in_flight_max, Parking **ret) {
         _cleanup_(parking_freep) Parking *parking = calloc(1, sizeof *parking);
         int r;
@@ -77,8 +78,8 @@ int parking_new(const Lot lots[PARKING_LOTS], uint32_t slots, size_t in_flight_m
         return 0;
 }
 
-/* Lets go of the lots; what is parked stays parked if somebody else holds them. The connections themselves are not closed
- * here. Always returns NULL. */
+/* Lets go of the lots; what is parked stays parked if somebody else holds them. No connection is closed. Always
+ * returns NULL. */
 Parking *parking_free(Parking *parking) {
         if (!parking)
                 return NULL;
@@ -185,8 +186,8 @@ static size_t count_parked(const Parking *parking, const LotMessage *message, in
         return n;
 }
 
-/* Moves what lives in the first `most` messages of one lot to the other. On failure the rest stays where it is, as safe
- * as before. Returns 0; LOT_FULL; a negative errno. */
+/* Moves what lives in the first `most` messages of one lot to the other. On failure the rest stays where it is, as
+ * safe as before. Returns 0; LOT_FULL; a negative errno. */
 static int empty_lot(Parking *parking, int from, size_t most) {
         Lot *lot = &parking->lots[from];
         Move move = {.from = from};
@@ -222,8 +223,8 @@ static int empty_lot(Parking *parking, int from, size_t most) {
 }
 
 /* Empties the lots of what has ended, and parks all that lives in batches: first the singles move to the lot of the
- * batches, behind these; then everything there moves to the lot where the singles were, which is the lot of the batches
- * from then on. */
+ * batches, behind these; then everything there moves to the lot where the singles were, which is the lot of the
+ * batches from then on. */
 static int compact(Parking *parking) {
         const int singles = parking->active, batches = 1 - singles;
         int r;
@@ -246,7 +247,8 @@ static int compact(Parking *parking) {
 }
 
 /* Makes room in the lot of the singles: they move to the batches, in one message. That is cheap, and removes only the
- * singles that have ended. When too many of the batched ones have, or the lots hold all that they may, everything moves. */
+ * singles that have ended. When too many of the batched ones have, or the lots hold all that they may, everything
+ * moves. */
 static int tidy(Parking *parking) {
         int r = empty_lot(parking, parking->active, SIZE_MAX);
 
@@ -386,9 +388,9 @@ static bool begins_with_doubled(Parking *parking) {
         return false;
 }
 
-/* Decides in which lot those are that were found in both. A process that was killed in the middle of a move leaves them at
- * the beginning of one lot and at the end of the other. There they have to count as parked: then nobody is left at the
- * beginning, which goes without anything being parked. For that there may be no room before it has gone. */
+/* Decides in which lot those are that were found in both. A process that was killed in the middle of a move leaves
+ * them at the beginning of one lot and at the end of the other. There they have to count as parked: then nobody is
+ * left at the beginning, which goes without anything being parked. For that there may be no room before it has gone. */
 static void place_doubled(Parking *parking) {
         /* At the end of the first lot they are behind others, or together with some that have left the second. */
         const uint8_t lot = begins_with_doubled(parking) ? SECOND_LOT : FIRST_LOT;
@@ -400,9 +402,10 @@ static void place_doubled(Parking *parking) {
                 }
 }
 
-/* Gets all connections that are parked and whose records are those of registered nodes, for parking_fd(); the others are
- * ended. Nothing is taken out of the lots here, so that being killed meanwhile does no harm; that is for parking_settle(),
- * and before it only parking_drop() may be called. ret_mismatched: how many were parked under another's record.
+/* Gets all connections that are parked and whose records are those of registered nodes, for parking_fd(); the others
+ * are ended. Nothing is taken out of the lots here, so that being killed meanwhile does no harm; that is for
+ * parking_settle(), and before it only parking_drop() may be called. ret_mismatched: how many were parked under
+ * another's record.
  * Returns 0, or a negative errno: if is_passing_error() another process may try again, else some are missing. */
 int parking_claim(Parking *parking, ParkingLiveFunction is_live, const void *userdata, size_t *ret_mismatched) {
         const Claim claim = {.is_live = is_live, .userdata = userdata, .mismatched = ret_mismatched};
@@ -434,9 +437,9 @@ int parking_fd(const Parking *parking, uint32_t slot) {
         return slot < parking->n_parked ? parking->parked[slot].fd : -1;
 }
 
-/* Takes out of the lots what must not stay there, when all that was claimed is in use or was dropped: what is of another
- * version, or found no descriptor free, whose peer would wait for a daemon that does not know it. Nor need anything be
- * there twice, after a move that was cut off. */
+/* Takes out of the lots what must not stay there, when all that was claimed is in use or was dropped: what is of
+ * another version, or found no descriptor free, whose peer would wait for a daemon that does not know it. Nor need
+ * anything be there twice, after a move that was cut off. */
 void parking_settle(Parking *parking) {
         if ((parking->unclaimed || parking->doubled) && compact(parking) != 0 && parking->unclaimed)
                 park_anew(parking);
@@ -444,8 +447,8 @@ void parking_settle(Parking *parking) {
 
 /* ---- One connection ---- */
 
-/* Parks a connection, which stays the caller's; it is safe when this returns 0. Its place is free: nothing was parked there,
- * or it was dropped. Returns PARKING_FULL, or a negative errno: it is not parked. */
+/* Parks a connection, which stays the caller's; it is safe when this returns 0. Its place is free: nothing was parked
+ * there, or it was dropped. Returns PARKING_FULL, or a negative errno: it is not parked. */
 int parking_keep(Parking *parking, LotTag tag, int fd) {
         int r = LOT_FULL;
 
@@ -467,8 +470,8 @@ int parking_keep(Parking *parking, LotTag tag, int fd) {
         return 0;
 }
 
-/* The connection of that slot has ended, or is about to be; its descriptor is the caller's to close. What is parked of it
- * is released sooner or later. Nothing happens where there is none. */
+/* The connection of that slot has ended, or is about to be; its descriptor is the caller's to close. What is parked
+ * of it is released sooner or later. Does nothing where there is none. */
 void parking_drop(Parking *parking, uint32_t slot) {
         if (slot >= parking->n_parked || parking->parked[slot].lot == NO_LOT)
                 return;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Connections, parked in two lots so that they outlive the process whatever happens to it. In one lot they are parked one
- * by one; some hundreds together move to the other, in batches, which takes less room. When too many of these have ended,
- * those that live move back, and the lots change their parts.
+/* Connections, parked in two lots so that they outlive the process whatever happens to it. In one lot they are parked
+ * one by one; some hundreds together move to the other, in batches, which takes less room. When too many of these
+ * have ended, those that live move back, and the lots change their parts.
  *
  * Each is parked under the tag of a record; there is one place for each slot that a record can have. */
 

@@ -61,8 +61,8 @@ static int open_table(Store *store, const char *directory, size_t records_max, S
 
 /* ---- What the service manager holds ---- */
 
-/* Takes what was passed under a name. A process that could not store all four ends may have left some of which the other
- * end has gone, and the service manager not have heard that the next one does not want them. */
+/* Takes what was passed under a name. A process that could not store all four ends may have left some of which the
+ * other end has gone, and the service manager not have heard that the next one does not want them. */
 static int take_named(PassedSockets *sockets, const char *name) {
         int fd = -1;
 
@@ -145,8 +145,8 @@ static void hang_up_all(Lot *lot) {
         }
 }
 
-/* For a process that cannot use a store: lets go of what an earlier one has stored, and ends the connections that it has
- * parked, so that the nodes notice and register again. hang_up: false if that process may live and serve them. */
+/* For a process that cannot use a store: lets go of what an earlier one has stored, and ends the connections that it
+ * has parked, so that the nodes notice and register again. hang_up: false if that process may live and serve them. */
 void store_abandon(PassedSockets *sockets, bool hang_up) {
         for (int i = 0; i < PARKING_LOTS; i++) {
                 Lot lot = {.in = take_named(sockets, end_names[i][0]), .out = take_named(sockets, end_names[i][1])};
@@ -203,12 +203,12 @@ Store *store_free(Store *store) {
         return NULL;
 }
 
-/* For how many connections there is room at the same time. */
+/* For how many connections there is room at the same time, whatever comes and goes. */
 size_t store_capacity(const Store *store) {
         return parking_capacity(store->parking);
 }
 
-/* The table, for the registry; the store's. */
+/* The table, for the registry; it is gone with the store. */
 Table *store_table(Store *store) {
         return &store->table;
 }
@@ -274,8 +274,8 @@ static bool is_live(const void *userdata, LotTag tag, uint64_t *ret_cookie) {
 
 /* Brings back what an earlier process has left: calls on_record for each record, with its connection where that is
  * still there. Until all are back nothing is taken out of the lots, so that being killed meanwhile does no harm.
- * Returns 0, or a negative errno: if is_passing_error() all is stored as before, for another process to try again, else
- * some are missing. */
+ * Returns 0, or a negative errno: if is_passing_error() all is stored as before, for another process to try again,
+ * else some are missing. */
 int store_restore(Store *store, StoreRecordFunction on_record, void *userdata, StoreReport *report) {
         _cleanup_free_ Place *places = NULL;
         int claimed, r;

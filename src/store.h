@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What survives the process: the table of the registry, in a file of the runtime directory, and the parked connections of
- * the registered nodes. The service manager holds the ends of the lots where these are. */
+/* What survives the process: the table of the registry, in a file of the runtime directory, and the parked
+ * connections of the registered nodes. The service manager holds the ends of the lots where these are. */
 
 #include <stdbool.h>
 #include <stddef.h>

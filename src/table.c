@@ -118,8 +118,8 @@ static uint32_t blocks_needed(size_t payload) {
         return 1 + (uint32_t) ((payload - TABLE_HEAD_DATA + TABLE_MORE_DATA - 1) / TABLE_MORE_DATA);
 }
 
-/* Makes an empty table of the memory, which must be at least one block and aligned as malloc() does. Its first eight
- * bytes are zero until it is one. */
+/* Makes an empty table of the memory, which must be at least one block and aligned as malloc() does. It stays the
+ * caller's, for as long as the table is used. Its first eight bytes are zero until it is one. */
 void table_format(Table *table, void *memory, size_t size) {
         *table = (Table){.blocks = memory, .n_blocks = 1};
         memset(memory, 0, size / TABLE_BLOCK_SIZE * TABLE_BLOCK_SIZE);
@@ -220,7 +220,7 @@ static bool claim(const Table *table, uint32_t slot, uint32_t n, bool *used) {
         return false;
 }
 
-/* Makes sense of memory that an earlier process has left.
+/* Makes sense of memory that an earlier process has left; as for table_format(), it stays the caller's.
  *
  * ret_damaged: how many records had to be given up; their blocks are free now. Returns 0; TABLE_FOREIGN: format it,
  * or leave it alone; -ENOMEM. */
@@ -257,7 +257,7 @@ int table_open(Table *table, void *memory, size_t size, size_t *ret_damaged) {
         return 0;
 }
 
-/* The memory has grown, by zeros, to so many bytes. */
+/* The memory has grown, by zeros and where it is, to so many bytes. Nothing happens when it has not. */
 void table_extend(Table *table, size_t size) {
         uint32_t old = table->n_blocks, n = count_blocks(size);
 
@@ -290,7 +290,8 @@ static void append(uint8_t *payload, size_t at, const uint8_t *data, size_t n) {
                 memcpy(payload + at, data, n);
 }
 
-/* Writes a record. It is there from the moment at which this returns. Returns 0 with its slot, or TABLE_FULL. */
+/* Writes a record, which is there from the moment at which this returns; of record->told nothing is written, table_tell()
+ * does that. Returns 0 with its slot, or TABLE_FULL. */
 int table_put(Table *table, const TableRecord *record, uint32_t *ret_slot) {
         const NodeInfo *info = &record->info;
         const Owner *owner = &record->owner;
@@ -351,19 +352,19 @@ bool table_serial(const Table *table, uint32_t slot, uint64_t *ret) {
         return true;
 }
 
-/* The node of a live record has its reply. */
+/* The node of a live record, at that slot, has its reply. Does nothing for TABLE_NO_SLOT. */
 void table_tell(Table *table, uint32_t slot) {
         if (slot != TABLE_NO_SLOT)
                 set_state(&table->blocks[slot], STATE_TOLD);
 }
 
-/* The name of a live record is free from now on, and remembered. */
+/* The name of a live record, at that slot, is free from now on, and remembered. Does nothing for TABLE_NO_SLOT. */
 void table_release(Table *table, uint32_t slot) {
         if (slot != TABLE_NO_SLOT)
                 set_state(&table->blocks[slot], STATE_RELEASED);
 }
 
-/* Removes a record that this process has written or read. */
+/* Removes a record that this process has written or read. Does nothing for TABLE_NO_SLOT. */
 void table_erase(Table *table, uint32_t slot) {
         uint32_t next;
         size_t left;
@@ -377,7 +378,8 @@ void table_erase(Table *table, uint32_t slot) {
         }
 }
 
-/* The last counter that was given. Returns false when it cannot be trusted. */
+/* The last counter that was given, as table_set_counter() wrote it. Returns false, and nothing in *ret, when it cannot
+ * be trusted. */
 bool table_get_counter(const Table *table, uint32_t *ret) {
         uint64_t both = table->blocks[0].header.counter;
 
@@ -387,6 +389,8 @@ bool table_get_counter(const Table *table, uint32_t *ret) {
         return true;
 }
 
+/* Writes the last counter that was given. Whatever the moment at which the process is killed, it is the one before or
+ * this one. */
 void table_set_counter(Table *table, uint32_t counter) {
         __atomic_store_n(&table->blocks[0].header.counter, (uint64_t) ~counter << 32 | counter, __ATOMIC_RELEASE);
 }

@@ -62,8 +62,9 @@ static bool is_blank(const TableFile *file) {
 
 /* Opens the file that an earlier process has left, or makes an empty one.
  *
- * directory: the runtime directory; records_max: for so many of the largest records it may grow. *ret is the caller's, for
- * table_file_close(). Returns 0; -EBUSY: another process has it; -EINVAL: it is no regular file; other negative errno. */
+ * directory: the runtime directory; records_max: for so many of the largest records it may grow. *ret is the
+ * caller's, for table_file_close(). Returns 0; -EBUSY: another process has it; -EINVAL: it is no regular file; other
+ * negative errno. */
 int table_file_open(const char *directory, size_t records_max, TableFile *ret) {
         _cleanup_close_ int fd = -1;
         TableFile file = {};
@@ -85,7 +86,7 @@ int table_file_open(const char *directory, size_t records_max, TableFile *ret) {
         return 0;
 }
 
-/* Lets go of the file, which stays as it is. */
+/* Lets go of the file, which stays as it is, and of its memory. *file may be TABLE_FILE_NONE, and is it then. */
 void table_file_close(TableFile *file) {
         if (file->memory)
                 (void) munmap(file->memory, file->size_max);
@@ -93,8 +94,9 @@ void table_file_close(TableFile *file) {
         *file = TABLE_FILE_NONE;
 }
 
-/* Makes the file larger, by zeros. Its blocks are allocated here and now: writing to a hole of a full file system would be
- * answered with SIGBUS. Returns 0, with the new size in it; -ENOSPC and other negative errno: it is as it was. */
+/* Makes the file larger, by zeros. Its blocks are allocated here and now: writing to a hole of a full file system
+ * would be answered with SIGBUS. Returns 0, with the new size in it; -ENOSPC and other negative errno: it is as it
+ * was. */
 int table_file_grow(TableFile *file) {
         size_t size = size_min(file->size + CHUNK, file->size_max);
         int r;
@@ -110,7 +112,7 @@ int table_file_grow(TableFile *file) {
         return 0;
 }
 
-/* Throws away what is in the file: zeros, of the least size, are left. Returns 0; a negative errno: it may be empty. */
+/* Throws away what is in the file, which is zeros then. Returns 0; a negative errno: it is of no use any more. */
 int table_file_clear(TableFile *file) {
         if (ftruncate(file->fd, 0) < 0)
                 return -errno;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* The file of the runtime directory in which the table is, mapped into memory for one process alone. What is in it is no
- * business of this module. */
+/* The file of the runtime directory in which the table is, mapped into memory for one process alone. What is in it is
+ * no business of this module. */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -498,7 +498,7 @@ static void scarcity_end(Scarcity *scarcity) {
         ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &scarcity->before), 0);
 }
 
-/* A process that has a descriptor for each connection that may be parked gets all that live, however many have ended. */
+/* A process that has a descriptor for each connection that may be parked gets all that live, whatever has ended. */
 START_TEST(descriptor_for_each) {
         enum { SHARE = 100, LIVE = 80 };
         uint64_t state = (uint64_t) _i;
@@ -779,8 +779,8 @@ static void park_crowd(const Crowd *row, int from) {
         stop();
 }
 
-/* Nearly as many as the kernel lets the user have in flight, and a process killed in the middle of a move: what is in both
- * lots is counted twice, and it lets nobody park anything until some of that is taken out. */
+/* Nearly as many as the kernel lets the user have in flight, and a process killed in the middle of a move: what is in
+ * both lots is counted twice, and it lets nobody park anything until some of that is taken out. */
 static int reach_kernel_limit_half_moved(int i) {
         const Crowd *row = &crowds[i / 2];
         size_t last;
