@@ -696,6 +696,34 @@ START_TEST(half_moved_behind_others) {
 }
 END_TEST
 
+/* A descriptor for each is enough then, too: those who are in both lots, and for whom there are not two, are at the end
+ * of the message that they moved into. */
+START_TEST(half_moved_and_few_descriptors) {
+        enum { SHARE = 100, OTHERS = 20, MOVING = 70 };
+        static const size_t dropped[] = {0, 1, 35, 69, 70};
+        const int from = _i % 2, to = 1 - from;
+        Scarcity scarcity;
+
+        world_init();
+        world.in_flight_max = SHARE;
+        for (size_t i = 0; i < MOVING + OTHERS; i++)
+                (void) add_member();
+        park_members(to, MOVING, OTHERS);
+        park_singles(from, 0, MOVING);
+        park_members(to, 0, MOVING);
+        lot_drop(&world.held[from], dropped[_i / 2]);
+        stop();
+        /* Besides the ends of the lots. */
+        scarcity_begin(&scarcity, SHARE + 2 * PARKING_LOTS);
+        start();
+        scarcity_end(&scarcity);
+        check_claimed();
+        ck_assert_uint_eq(count_in_flight(), MOVING + OTHERS);
+        restart();
+        world_done();
+}
+END_TEST
+
 /* ---- As a user for whom the kernel limits what is in flight ---- */
 
 static bool become_somebody(void) {
@@ -1013,6 +1041,7 @@ int main(void) {
         tcase_add_loop_test(kills, half_moved, 0, 2 * ARRAY_SIZE(moves));
         tcase_add_loop_test(kills, half_moved_and_full, 0, 2);
         tcase_add_loop_test(kills, half_moved_behind_others, 0, 2 * ARRAY_SIZE(behinds));
+        tcase_add_loop_test(kills, half_moved_and_few_descriptors, 0, 10);
         if (succeeds_in_child(become_somebody)) {
                 tcase_add_test(room, kernel_limit);
                 tcase_add_loop_test(kills, kernel_limit_half_moved, 0, 2 * ARRAY_SIZE(crowds));
