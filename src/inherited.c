@@ -16,12 +16,16 @@ bool inherited_ignores(int number) {
         return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
+static bool is_closed(int fd) {
+        return fcntl(fd, F_GETFD) < 0 && errno == EBADF;
+}
+
 /* Opens those of standard input, output and error that are closed: else a connection would take their place, and messages
  * would go to it. They are opened the wrong way round, so that using them fails as before. Returns 0 or a negative
  * errno. */
 int inherited_complete(void) {
         for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-                if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+                if (is_closed(fd) && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
                         return -errno;
         return 0;
 }

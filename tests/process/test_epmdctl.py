@@ -459,7 +459,9 @@ class Output(CtlCase):
             conn.settimeout(DEADLINE)
             self.assertEqual(conn.recv(4096), alive2('x', port=1, node_type=72, high=6, low=5))
             conn.sendall(b'v\0\0\0\0\1for nobody')
-            self.assertEqual(conn.recv(4096), b'', redirection)
+            # It may end with some of that unread, which resets the connection.
+            with contextlib.suppress(ConnectionResetError):
+                self.assertEqual(conn.recv(4096), b'', redirection)
             self.assertEqual((process.wait(), process.out.text()), (0, ''), redirection)
 
 
