@@ -264,7 +264,8 @@ static void keep_unsent(Server *server, Listing *listing) {
         for (size_t i = 0; i < LISTINGS_MAX; i++)
                 if (server->unsent[i] == listing)
                         return;
-        oldest = server->unsent[server->next_unsent];
+        /* Out of the ring first: with its last reader it would be dropped there. */
+        oldest = TAKE_PTR(server->unsent[server->next_unsent]);
         if (oldest)
                 end_readers(server, oldest);
         listing_unref(oldest);

@@ -174,6 +174,19 @@ class SlowReaders(Case):
             conn.reset()
         daemon.settle(lambda: memory_of(daemon.pid) < before + (full - before) / 2, 'most of that is given back')
 
+    def test_more_versions_than_are_kept(self):
+        """The readers of the oldest lose their connections; the others get their list to the end."""
+        daemon = self.start_full()
+        slow = []
+        for number in range(12):
+            slow.append(self.connect(daemon, rcvbuf=1024).send(names()).wait_consumed())
+            self.register(daemon, f'late{number}')
+        for number, conn in enumerate(slow[4:], 4):
+            self.assertEqual(len(parse_names(conn.read_all()).nodes), 1000 + number)
+        for conn in slow[:4]:
+            conn.read_all()
+            self.assertEqual(conn.end, 'reset')
+
     def test_a_reader_that_leaves(self):
         daemon = self.start_full()
         for turn in range(20):
