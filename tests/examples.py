@@ -17,11 +17,13 @@ PAGES = ('epmd-protocol.7', 'epmd.1', 'epmd.service.8', 'epmdctl.1')
 
 # By whom: a file of tests/process, or a scenario of tests/system. An example is named by its first line.
 PROCESS, MACHINE, SOURCES, CLUSTER = 'process/test_examples.py', 'examples', 'installation', 'cluster'
-DEBIAN = 'packages'
+DEBIAN, DEBIAN_ERLANG = 'packages', 'packages-erlang'
 RUNNERS = {
     'README': {
         './bootstrap run': SOURCES,
         './bootstrap deb': DEBIAN,
+        'sudo apt install ./build/epmd_*.deb': DEBIAN_ERLANG,
+        'sudo apt install ./build/epmd_*.deb ./build/epmd-units_*.deb': DEBIAN,
         './bootstrap': SOURCES,
         'erl -sname a': SOURCES,
         'EPMD_ALLOW=private,203.0.113.0/24': SOURCES,

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 
-from guest import (Failed, Registration, check, equal, fail, journal, main_pid, names, new_unit, no_failed_units,
+from guest import (RUN, Failed, Registration, check, equal, fail, journal, main_pid, names, new_unit, no_failed_units,
                    run, show, state, within)
 
 OURS = "/usr/libexec/epmd/epmd"
@@ -55,6 +55,20 @@ def make_old():
 def apt(command):
     """What apt-get says."""
     return run(f"DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --no-install-recommends {command}")
+
+
+def typed(lines):
+    """Types lines of README where the sources and what they were built to are; what they print."""
+    build = f"{RUN}/sources/build"
+    os.makedirs(build, exist_ok=True)
+    run(f"cp {FIRST}/*.deb {build}")
+    os.makedirs("/usr/local/sbin", exist_ok=True)
+    with open("/usr/local/sbin/sudo", "w", encoding="utf-8") as sudo:
+        sudo.write('#!/bin/sh\nexec "$@"\n')
+    os.chmod("/usr/local/sbin/sudo", 0o755)
+    said = "".join(run(f"cd {RUN}/sources; {line}") for line in lines)
+    os.unlink("/usr/local/sbin/sudo")
+    return said
 
 
 def is_known(package):
