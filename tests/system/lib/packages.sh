@@ -80,7 +80,7 @@ build_packages() {
             mv ../epmd[_-]* /out/srv/next
             cd /out/srv/first
             lintian --version >/out/srv/lintian
-            lintian --pedantic --show-overrides --fail-on=none *.changes >>/out/srv/lintian 2>&1
+            lintian -EvI --pedantic --show-overrides --fail-on=none *.changes >>/out/srv/lintian 2>&1
         "'
     cp -a /tmp/root/out/. "$IMAGE_DIR"
 }
