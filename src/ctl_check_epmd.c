@@ -202,7 +202,7 @@ static const char *cure_of(const Check *check, const Attempt *attempt, char cure
         else if (attempt->result == ASK_CLOSED && !local)
                 (void) snprintf(cure, CURE_MAX,
                                 "on that host: see whom journalctl -u epmd says it does not answer, and let "
-                                "EPMD_ALLOW in /etc/default/epmd admit this one");
+                                "EPMD_ALLOW in " SETTINGS_FILE " admit this one");
         else
                 (void) snprintf(cure, CURE_MAX,
                                 "%ssee who has the port with: ss -ltnp 'sport = :%u'; end that, or choose "

@@ -52,9 +52,9 @@ RUNNERS = {
         '# systemctl enable --now epmd@192.0.2.7.socket': MACHINE,
         '# systemctl enable --now \\': MACHINE,
         '# systemctl edit epmd.service': MACHINE,
-        '[Service] ExecStart= ExecStart=/usr/bin/epmd -systemd --idle-timeout=0': MACHINE,
+        '[Service] ExecStart= ExecStart=@bindir@/epmd -systemd --idle-timeout=0': MACHINE,
         '$ systemd-analyze security epmd.service': MACHINE,
-        "# echo 'EPMD_ALLOW=private,203.0.113.0/24' >>/etc/default/epmd": MACHINE,
+        "# echo 'EPMD_ALLOW=private,203.0.113.0/24' >>@environmentfile@": MACHINE,
         '[Socket] IPAddressDeny=any IPAddressAllow=localhost': MACHINE,
         "$ varlinkctl call /run/org.erlang.epmd org.erlang.epmd.List '{}'": MACHINE,
         '$ journalctl -u epmd': MACHINE,
@@ -99,6 +99,12 @@ def of_page(text):
     return [display.replace('\\e', '\\').split('\n') for display in displays]
 
 
+def file_of_page(top, page):
+    """In the sources; a page that names what configure chooses is made from a file.in."""
+    path = os.path.join(top, 'man', page)
+    return path + '.in' if os.path.exists(path + '.in') else path
+
+
 def command_of(line):
     """A line without what explains it."""
     return re.sub(r' {2,}# .*', '', line)
@@ -114,7 +120,7 @@ def all_examples(top):
     with open(os.path.join(top, 'README'), encoding='utf-8') as file:
         found = [Example('README', lines[:-1]) for lines in of_readme(file.read())]
     for page in PAGES:
-        with open(os.path.join(top, 'man', page), encoding='utf-8') as file:
+        with open(file_of_page(top, page), encoding='utf-8') as file:
             found += [Example(page, lines[:-1]) for lines in of_page(file.read())]
     return found
 
@@ -128,8 +134,9 @@ def problems(examples, runners=RUNNERS):
     yield from (f'{source} has the example "{name}" twice' for (source, name), n in found.items() if n > 1)
 
 
-def run(top, runner, functions):
-    """Runs the examples of a runner in their order. functions: by source and name. How many they were."""
+def run(top, runner, functions, chosen=()):
+    """Runs the examples of a runner in their order. functions: by source and name; chosen: pairs of what is in the
+    sources, and what configure has put there. How many they were."""
     mine = [example for example in all_examples(top)
             if RUNNERS.get(example.source, {}).get(name_of(example.lines)) == runner]
     names = {(example.source, name_of(example.lines)) for example in mine}
@@ -137,5 +144,8 @@ def run(top, runner, functions):
     if names != given:
         raise AssertionError(f'{runner} has no function for {sorted(names - given)}, no example for {sorted(given - names)}')
     for example in mine:
-        functions[example.source][name_of(example.lines)](example.lines)
+        lines = '\n'.join(example.lines)
+        for name, value in chosen:
+            lines = lines.replace(name, value)
+        functions[example.source][name_of(example.lines)](lines.split('\n'))
     return len(mine)
