@@ -22,7 +22,7 @@ mapfile -t scripts < <({ grep -rlE '^(#!.*\b(ba)?sh( |$)|# shellcheck shell=)' b
                          ls src/completion/bash/* debian/*inst debian/*rm debian/tests/[!c]* 2>/dev/null || true; } | sort -u)
 
 # All that has comments, but for settings that people read, and what programs make or need as it is.
-mapfile -t sources < <({ find src systemd man bootstrap .ci configure.ac Makefile.am -type f ! -name epmd.default
+mapfile -t sources < <({ find src systemd man bootstrap .ci configure.ac Makefile.am -type f ! -name epmd.default ! -name README
                          find tests -type f ! -path '*/corpus/*' ! -path '*/crashes/*' ! -path '*/dict/*' ! -name README ! -name '.*'
                          ls debian/rules debian/*inst debian/*rm debian/tests/[!c]*; } 2>/dev/null | grep -v __pycache__ | sort)
 
