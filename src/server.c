@@ -208,7 +208,7 @@ static void on_expired(Conn *conn) {
 static int wait_for(Server *server, Conn *conn, uint32_t events) {
         int r;
 
-        if (!watch_is_on(&conn->watch))
+        if (!watch_is_on(&conn->watch) || conn->state == CONN_REGISTERED)
                 notifier_changed(&server->notifier);
         r = loop_watch(server->loop, &conn->watch, conn->fd, events | EPOLLET | EPOLLRDHUP, on_conn);
         if (r < 0) {
