@@ -116,38 +116,30 @@ static size_t format_line(const char *message, char line[PIPE_BUF]) {
         return PIPE_BUF;
 }
 
-/* Whether so much as PIPE_BUF bytes can be written at once, or after a moment. */
+/* Whether so much as PIPE_BUF bytes can be written at once, or after a moment; who cannot be asked is believed. */
 static bool is_writable(Log *log, int fd) {
         struct pollfd p = {.fd = fd, .events = POLLOUT};
         uint64_t begun;
         int r = poll(&p, 1, 0);
 
         if (r != 0)
-                return r > 0;
+                return true;
         begun = clock_monotonic();
         if (!allowance_is_left(&log->patience, begun))
                 return false;
         r = poll(&p, 1, PATIENCE_MSEC);
         allowance_spend(&log->patience, clock_monotonic() - begun);
-        return r > 0;
+        return r != 0;
 }
 
 /* Nobody may read it, and without -d the daemon is not to wait for that. Returns whether it was taken. */
 static bool to_stderr(Log *log, const char *message) {
         char line[PIPE_BUF];
-        size_t n = format_line(message, line), at = 0;
+        size_t n = format_line(message, line);
 
         if (log->verbosity == 0 && !is_writable(log, STDERR_FILENO))
                 return false;
-        while (at < n) {
-                ssize_t written = write(STDERR_FILENO, line + at, n - at);
-
-                if (written < 0 && errno != EINTR)
-                        return false;
-                if (written > 0)
-                        at += (size_t) written;
-        }
-        return true;
+        return fwrite(line, 1, n, stderr) == n;
 }
 
 enum {

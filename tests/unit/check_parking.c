@@ -746,7 +746,7 @@ static void check_as_somebody(int (*function)(int), int argument) {
 static bool limit_descriptors(rlim_t n) {
         const struct rlimit limit = {.rlim_cur = n, .rlim_max = n};
 
-        world.in_flight_max = n;
+        world.in_flight_max = (size_t) n;
         return setrlimit(RLIMIT_NOFILE, &limit) == 0;
 }
 
