@@ -5,7 +5,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { CHANNELS_MAX = 32 };
+enum {
+        CHANNELS_MAX = 32,
+        UNSENT_MAX = 32 * 1024 * 1024, /* bytes of all replies that nobody reads; the list of 19,000 nodes is a seventh */
+};
 
 typedef struct Channel {
         Channels *channels;
@@ -27,6 +30,7 @@ struct Channels {
         void *userdata;
         Channel *newest, *oldest;
         size_t count;
+        size_t unsent; /* bytes of replies, until each is sent whole */
 };
 
 static void channel_free(Channel *channel) {
@@ -41,6 +45,7 @@ static void channel_free(Channel *channel) {
         else
                 channels->oldest = channel->next;
         channels->count--;
+        channels->unsent -= channel->out_len;
         loop_forget(channels->loop, &channel->watch, channel->fd);
         timer_done(&channel->deadline);
         safe_close(channel->fd);
@@ -91,8 +96,18 @@ static int send_reply(Channel *channel) {
         }
         free(channel->out);
         channel->out = NULL;
+        channel->channels->unsent -= channel->out_len;
         channel->out_len = channel->out_at = 0;
         return 0;
+}
+
+/* Those who have a reply and do not read it, the oldest first, give way to a client that has got one now. */
+static void bound_unsent(Channels *channels, const Channel *newest) {
+        for (Channel *channel = channels->oldest, *next; channel && channels->unsent > UNSENT_MAX; channel = next) {
+                next = channel->next;
+                if (channel != newest && channel->out)
+                        channel_free(channel);
+        }
 }
 
 /* Takes the first message off what has arrived and has it answered. Returns 0: done, more may be there; 1: no whole
@@ -108,6 +123,8 @@ static int handle_message(Channel *channel) {
                 return channel->in_len < channels->message_max ? 1 : -EMSGSIZE;
         n = (size_t) (end - channel->in);
         r = channels->on_message(channels->userdata, channel->in, n, &channel->out, &channel->out_len, &go_on);
+        channels->unsent += channel->out_len;
+        bound_unsent(channels, channel);
         if (r < 0 || (r > 0 && !go_on))
                 return r < 0 ? r : -EBADMSG;
         channel->in_len -= n + 1;

@@ -39,10 +39,10 @@ static Output *output_free(Output *output) {
         return NULL;
 }
 
-/* What was sent is not the whole reply. A reply is at its end where the connection is, so the end of this one must not
- * look like it: the connection is reset. */
-static void reset_at_end(const Conn *conn) {
-        const struct linger reset = {.l_onoff = 1};
+/* What was sent is not the whole reply. A reply is at its end where the connection is, so the end of this one, also that
+ * of the process, must not look like it: the connection is reset. */
+static void reset_at_end(const Conn *conn, bool on) {
+        const struct linger reset = {.l_onoff = on};
 
         (void) setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 }
@@ -51,8 +51,6 @@ static void reset_at_end(const Conn *conn) {
 Conn *conn_free(Conn *conn) {
         if (!conn)
                 return NULL;
-        if (conn->output && conn->output->at > 0)
-                reset_at_end(conn);
         frame_done(&conn->frame);
         output_free(conn->output);
         safe_close(conn->fd);
@@ -135,12 +133,11 @@ int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing, bool 
         r = send_from(conn->fd, data, n, listing, &at, last);
         if (r == 0)
                 return 0;
+        if (at > 0)
+                reset_at_end(conn, true);
         output = r == CONN_WAIT ? malloc(sizeof *output + n) : NULL;
-        if (!output) {
-                if (at > 0)
-                        reset_at_end(conn);
+        if (!output)
                 return r < 0 ? r : -ENOMEM;
-        }
         *output = (Output){.listing = listing_ref(listing), .at = at, .len = n};
         memcpy(output->data, data, n);
         conn->output = output;
@@ -151,14 +148,22 @@ int conn_send(Conn *conn, const uint8_t *data, size_t n, Listing *listing, bool 
  * all sent. */
 int conn_flush(Conn *conn) {
         Output *output = conn->output;
+        bool begun;
         int r;
 
         if (!output)
                 return 0;
+        begun = output->at > 0;
         r = send_from(conn->fd, output->data, output->len, output->listing, &output->at, true);
-        if (r == 0)
-                conn->output = output_free(output);
-        return r;
+        if (r != 0) {
+                if (!begun && output->at > 0)
+                        reset_at_end(conn, true);
+                return r;
+        }
+        if (begun)
+                reset_at_end(conn, false);
+        conn->output = output_free(output);
+        return 0;
 }
 
 /* Reads and drops what the peer sends although nothing is asked of it.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "log.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -39,6 +40,8 @@ struct Log {
         LogTarget target;
         int verbosity;
         int journal;   /* a socket, once it is needed, or -1 */
+        int terminal;  /* that standard error is, opened so that writing there does not wait; -1: it is none, or */
+        bool asked;    /* nobody has asked yet */
         unsigned lost; /* messages that nobody took, and of which the log does not tell yet */
         Allowance patience;
 };
@@ -59,6 +62,12 @@ static bool stderr_is_journal(void) {
         return !*end && fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device && st.st_ino == inode;
 }
 
+/* A terminal tells that there is room when there is some for one byte, and whoever shares what it is opened as, as the
+ * shell does, wants it as it was. */
+static int open_terminal(void) {
+        return isatty(STDERR_FILENO) ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : -1;
+}
+
 /* Opens the log. verbosity: as -d counts. *ret is the caller's. Returns 0 or -ENOMEM. */
 int log_new(int verbosity, Log **ret) {
         Log *log = malloc(sizeof *log);
@@ -69,6 +78,7 @@ int log_new(int verbosity, Log **ret) {
                 .target = stderr_is_journal() ? LOG_TO_JOURNAL : LOG_TO_STDERR,
                 .verbosity = verbosity,
                 .journal = -1,
+                .terminal = -1,
                 .patience = patience,
         };
         *ret = log;
@@ -81,12 +91,14 @@ Log *log_free(Log *log) {
         if (log->target == LOG_TO_SYSLOG)
                 closelog();
         safe_close(log->journal);
+        safe_close(log->terminal);
         free(log);
         return NULL;
 }
 
 /* For a process without a terminal: from now on to the journal, or to syslog(3) where there is none. */
 void log_detach(Log *log) {
+        log->terminal = safe_close(log->terminal);
         if (access(JOURNAL_SOCKET, W_OK) == 0) {
                 log->target = LOG_TO_JOURNAL;
                 return;
@@ -137,6 +149,12 @@ static bool to_stderr(Log *log, const char *message) {
         char line[PIPE_BUF];
         size_t n = format_line(message, line);
 
+        if (log->verbosity == 0 && !log->asked) {
+                log->asked = true;
+                log->terminal = open_terminal();
+        }
+        if (log->terminal >= 0)
+                return write(log->terminal, line, n) == (ssize_t) n;
         if (log->verbosity == 0 && !is_writable(log, STDERR_FILENO))
                 return false;
         return fwrite(line, 1, n, stderr) == n;
@@ -256,14 +274,25 @@ static bool is_wanted(const Log *log, int priority) {
         return priority <= (log->verbosity >= VERBOSITY_DEBUG ? LOG_DEBUG : LOG_INFO);
 }
 
+/* syslog(3) waits for as long as nobody reads. */
+static bool to_syslog(Log *log, int priority, const char *message) {
+        static const struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
+        _cleanup_close_ int probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+        if (probe >= 0 && connect(probe, (const struct sockaddr *) &address, sizeof address) == 0 &&
+            !is_writable(log, probe))
+                return false;
+        syslog(priority, "%s", message);
+        return true;
+}
+
 /* Returns whether it was taken. */
 static bool send_message(Log *log, int priority, const LogFields *fields, const char *message) {
         switch (log->target) {
         case LOG_TO_JOURNAL:
                 return to_journal(log, priority, fields, message);
         case LOG_TO_SYSLOG:
-                syslog(priority, "%s", message);
-                return true;
+                return to_syslog(log, priority, message);
         default:
                 return to_stderr(log, message);
         }

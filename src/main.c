@@ -25,7 +25,8 @@ enum {
         EXIT_OWN_ACCORD = 77, /* idle or KILL_REQ under systemd: the units restart on any other status */
         CLIENT_TIMEOUT_SECONDS = 5,
         UNEXPECTED_MAX = 100, /* bytes shown of a reply that is none */
-        OWN_DESCRIPTORS = 32,       /* for listening sockets, timers, the log */
+        OWN_DESCRIPTORS = 32,       /* for timers, the log, the store, and the usual listening sockets */
+        USUAL_SOCKETS = 12,
         TRANSIENT_DESCRIPTORS = 32, /* for connections of those who only ask */
 };
 
@@ -217,6 +218,11 @@ static int add_passed(Server *server, PassedSockets *sockets, Log *log) {
                         return r < 0 ? r : -ENOTSUP;
                 }
                 r = server_add_listener(server, TAKE_FD(sockets->items[i].fd), name);
+                if (r == -E2BIG) {
+                        log_message(log, LOG_WARNING, "Not serving socket \"%s\": %zu are served, which is all that there "
+                                                      "is room for", name, served);
+                        continue;
+                }
                 if (r < 0)
                         return log_failure(log, r, "Failed to serve socket \"%s\"", name);
                 served++;
@@ -232,14 +238,14 @@ static int add_passed(Server *server, PassedSockets *sockets, Log *log) {
  * Returns 1 then, else -EADDRINUSE, explained. */
 static int explain_taken(const Address *address, Log *log) {
         const Request request = {.tag = TAG_NAMES_REQ};
+        const Address loopback = client_loopback(address->family, address->port);
         char text[ADDRESS_TEXT_MAX];
         ClientReply reply;
         bool answers;
         int r;
 
-        r = address_is_any(address)
-                    ? client_call_local(address->port, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply)
-                    : client_call(address, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
+        r = client_call(address_is_any(address) ? &loopback : address, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC,
+                        &reply);
         answers = r == 0 && is_listing(&reply);
         client_reply_done(&reply);
         if (answers) {
@@ -264,8 +270,13 @@ static int add_address(Server *server, const Address *address, bool implied, Log
                 r = server_add_listener(server, fd, "epmd");
                 return r < 0 ? log_failure(log, r, "Failed to serve %s", address_format(address, text)) : 0;
         }
-        /* An implied loopback is often covered by a given 0.0.0.0; [::] can be taken only by somebody else. */
-        if (implied && !(r == -EADDRINUSE && address_is_any(address))) {
+        if (implied && r == -EADDRINUSE && !address_is_any(address)) {
+                log_message(log, LOG_WARNING, "Not listening on %s, which another program has: nodes of this host may "
+                                              "register there; see which with: ss -ltnp sport = :%u",
+                            address_format(address, text), address->port);
+                return 0;
+        }
+        if (implied && r != -EADDRINUSE) {
                 log_message(log, LOG_DEBUG, "Not listening on %s: %s", address_format(address, text), ERR_TEXT(r));
                 return 0;
         }
@@ -274,14 +285,12 @@ static int add_address(Server *server, const Address *address, bool implied, Log
         return log_failure(log, r, "Failed to listen on %s", address_format(address, text));
 }
 
-/* Whether an address of the list needs no socket: it is in the list before, or the list has all of its family. */
-static bool is_covered(const Options *options, size_t at) {
-        const Address *address = &options->addresses[at];
-
+/* Whether an address needs no socket: it is among the first n of the list, or the list has all of its family. */
+static bool is_covered(const Options *options, const Address *address, size_t n) {
         for (size_t i = 0; i < options->n_addresses; i++) {
                 const Address *other = &options->addresses[i];
 
-                if (i < at && address_same_host(address, other))
+                if (i < n && address_same_host(address, other))
                         return true;
                 if (address_is_any(other) && other->family == address->family && !address_is_any(address))
                         return true;
@@ -294,23 +303,23 @@ static bool is_covered(const Options *options, size_t at) {
 static int add_own(Server *server, const Options *options, Log *log) {
         const Address any4 = {.family = AF_INET, .port = options->port};
         const Address any6 = {.family = AF_INET6, .port = options->port};
-        const Address loopback4 = client_loopback(AF_INET, options->port);
-        const Address loopback6 = client_loopback(AF_INET6, options->port);
+        const Address loopbacks[] = {client_loopback(AF_INET, options->port), client_loopback(AF_INET6, options->port)};
         bool everything = options->n_addresses == 0;
         int r = 0;
 
         if (everything)
                 r = add_address(server, &any4, false, log);
         for (size_t i = 0; i < options->n_addresses && r == 0; i++)
-                if (!is_covered(options, i))
+                if (!is_covered(options, &options->addresses[i], i))
                         r = add_address(server, &options->addresses[i], false, log);
         if (r != 0)
                 return r;
         /* Not every machine has IPv6. */
         if (everything)
                 return add_address(server, &any6, true, log);
-        (void) add_address(server, &loopback4, true, log);
-        (void) add_address(server, &loopback6, true, log);
+        for (size_t i = 0; i < ARRAY_SIZE(loopbacks); i++)
+                if (!is_covered(options, &loopbacks[i], options->n_addresses))
+                        (void) add_address(server, &loopbacks[i], true, log);
         return 0;
 }
 
@@ -340,10 +349,20 @@ static size_t raise_descriptors(Log *log) {
         return usable_limit(limit.rlim_cur);
 }
 
-/* Divides the descriptors among the daemon itself, those who only ask, and the nodes. With very few, each part gets
- * some. */
-static void divide_descriptors(size_t all, size_t *ret_connections, size_t *ret_nodes) {
-        size_t connections = all - size_min(OWN_DESCRIPTORS, all / 2);
+/* How many of what was passed are sockets to listen on. What is stored is not counted: the next process has more of that. */
+static size_t count_listening(const PassedSockets *sockets) {
+        size_t n = 0;
+
+        for (size_t i = 0; i < sockets->n; i++)
+                n += listener_check(sockets->items[i].fd) == 0;
+        return n;
+}
+
+/* Divides the descriptors among the daemon itself, which listens on so many sockets, those who only ask, and the nodes.
+ * With very few, each part gets some. */
+static void divide_descriptors(size_t all, size_t sockets, size_t *ret_connections, size_t *ret_nodes) {
+        size_t own = OWN_DESCRIPTORS + (sockets > USUAL_SOCKETS ? sockets - USUAL_SOCKETS : 0);
+        size_t connections = all - size_min(own, all / 2);
 
         *ret_connections = connections;
         *ret_nodes = connections - size_min(TRANSIENT_DESCRIPTORS, connections / 2);
@@ -555,9 +574,10 @@ static int daemon_init(Daemon *daemon) {
         StoreReport report = {};
         int r = 0;
 
-        divide_descriptors(descriptors, &config.connections_max, &nodes_max);
         if (daemon->options->systemd)
                 r = take_passed(&daemon->sockets, daemon->log);
+        divide_descriptors(descriptors, count_listening(&daemon->sockets) + daemon->options->n_addresses,
+                           &config.connections_max, &nodes_max);
         if (r >= 0)
                 r = open_reserve(daemon);
         if (r < 0)
@@ -580,14 +600,14 @@ static int exit_status(const Options *options, ServerEnd end) {
 /* The unit restarts without a pause, as a daemon that was killed must; one that cannot run is no reason to keep the machine
  * busy. */
 static void wait_before_restart(void) {
-        if (getenv("NOTIFY_SOCKET"))
-                (void) sleep(1);
+        (void) sleep(1);
 }
 
 /* Serves until the end. ready_fd: whom to tell when the sockets listen, or -1. Returns the exit status. */
 static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
         _cleanup_(daemon_done) Daemon daemon = {.options = options, .argv = argv, .log = log};
         _cleanup_close_ int ready = ready_fd;
+        const bool is_service = options->systemd && getenv("NOTIFY_SOCKET");
         ServerEnd end;
         int r;
 
@@ -611,7 +631,7 @@ static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
         if (r > 0)
                 return EXIT_SUCCESS;
         (void) systemd_notify(-1, "ERRNO=%d\nSTATUS=%s", -r, ERR_TEXT(r));
-        if (options->systemd)
+        if (is_service)
                 wait_before_restart();
         return EXIT_FAILURE;
 }
@@ -663,10 +683,10 @@ static int run(const Options *options, char **argv) {
 }
 
 /* Whether it was started as one, although its options are wrong. */
-static bool is_service(char **argv) {
+static bool was_service(char **argv) {
         for (; *argv; argv++)
                 if (strcmp(*argv, "-systemd") == 0 || strcmp(*argv, "--systemd") == 0)
-                        return true;
+                        return getenv("NOTIFY_SOCKET");
         return false;
 }
 
@@ -691,7 +711,7 @@ int main(int argc, char **argv) {
         }
         if (options_parse(argc, argv, environ, &options, error) < 0) {
                 (void) fprintf(stderr, "epmd: %s\n", error);
-                if (is_service(argv))
+                if (was_service(argv))
                         wait_before_restart();
                 return EXIT_FAILURE;
         }

@@ -156,16 +156,20 @@ size_t pending_count(const Pending *pending) {
         return pending->remote.count + pending->local.count;
 }
 
-/* The connection that has waited longest, of peers elsewhere if there is one; NULL: there is none. */
-Conn *pending_longest(const Pending *pending, bool remote_only) {
-        if (pending->remote.first || remote_only)
+/* Who gives way to a newcomer of this host, or to a remote one: the connection that has waited longest, of peers
+ * elsewhere if there is one. But those of this host, anybody's, are not to take the places of all others: if they have
+ * more than three quarters of them it is one of theirs. places: for all of them. NULL: nobody gives way. */
+Conn *pending_victim(const Pending *pending, bool local, size_t places) {
+        if (pending->local.count > places / 4 * 3)
+                return pending->local.first;
+        if (pending->remote.first || !local)
                 return pending->remote.first;
         return pending->local.first;
 }
 
 /* All of them, each once, together with pending_next(); NULL: there is none. */
 Conn *pending_first(const Pending *pending) {
-        return pending_longest(pending, false);
+        return pending->remote.first ? pending->remote.first : pending->local.first;
 }
 
 /* The connection after one that is in; NULL: there is no other. */

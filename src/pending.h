@@ -22,6 +22,6 @@ DEFINE_CLEANUP(Pending *, pending_free)
 int pending_add(Pending *pending, Conn *conn, size_t places);
 void pending_remove(Pending *pending, Conn *conn);
 size_t pending_count(const Pending *pending);
-Conn *pending_longest(const Pending *pending, bool remote_only);
+Conn *pending_victim(const Pending *pending, bool local, size_t places);
 Conn *pending_first(const Pending *pending);
 Conn *pending_next(const Pending *pending, const Conn *conn);

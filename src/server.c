@@ -135,6 +135,11 @@ static void on_hangup(void *userdata) {
 
 /* ---- Connections that wait ---- */
 
+/* So many connections may wait: those that are not registered. */
+static size_t waiting_places(const Server *server) {
+        return server->config.connections_max - registry_count(server->registry);
+}
+
 /* There are no more descriptors for connections. */
 static void say_limit(Server *server, const char *what) {
         if (events_limit(server->events, now_usec(server), what, server->n_conns, registry_count(server->registry)))
@@ -221,8 +226,7 @@ static int wait_for(Server *server, Conn *conn, uint32_t events) {
 }
 
 static void wait_or_end(Server *server, Conn *conn, uint32_t events) {
-        size_t places = server->config.connections_max - registry_count(server->registry);
-        int r = pending_add(server->pending, conn, places);
+        int r = pending_add(server->pending, conn, waiting_places(server));
 
         if (r >= 0)
                 r = wait_for(server, conn, events);
@@ -574,7 +578,7 @@ static bool make_room(Server *server, const Peer *peer) {
                 limit -= size_min(limit / LOCAL_DIVISOR, LOCAL_PLACES);
         if (server->n_conns < limit)
                 return true;
-        victim = pending_longest(server->pending, !peer->local);
+        victim = pending_victim(server->pending, peer->local, waiting_places(server));
         say_limit(server, victim ? "Connections that wait are closed to make room for new ones"
                                  : "New connections are closed until others end");
         if (victim)
@@ -592,7 +596,7 @@ static bool on_accept_error(void *userdata, int error) {
                 say_shortage(server, "No new connections for now", error);
                 return false;
         }
-        victim = pending_longest(server->pending, false);
+        victim = pending_victim(server->pending, true, waiting_places(server));
         say_limit(server, victim ? "Connections that wait are closed to make room for new ones: all descriptors are taken"
                                  : "No new connections until others end: all descriptors are taken");
         if (victim)
@@ -741,7 +745,7 @@ int server_new(const ServerConfig *config, const ServerParts *parts, Server **re
 static void free_conns(Server *server) {
         Conn *conn;
 
-        while (server->pending && (conn = pending_longest(server->pending, false))) {
+        while (server->pending && (conn = pending_first(server->pending))) {
                 pending_remove(server->pending, conn);
                 conn_free(conn);
         }

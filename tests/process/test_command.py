@@ -5,10 +5,12 @@
 import contextlib
 import fcntl
 import os
+import pty
 import re
 import select
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +24,11 @@ from epmdtest import (  # noqa: E402
 NO_SERVER = 'epmd: Cannot connect to local epmd\n'
 NO_RESPONSE = 'epmd: no response from local epmd\n'
 LOG_LINE = r'epmd: (Mon|Tue|Wed|Thu|Fri|Sat|Sun) [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}: .*'
+
+def without_waiting(path, flags):
+    """An opener for open()."""
+    return os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC) | os.O_NONBLOCK | os.O_NOCTTY)
+
 
 # What the client forms may be called.
 FORMS = {
@@ -539,6 +546,34 @@ class Serving(CommandCase):
         self.assertEqual(daemon.wait(), 0)
         self.assertRegex(daemon.err.text(), r'Before this \d+ messages were not taken')
 
+    def test_a_terminal_that_nobody_reads(self):
+        port = self.reserve()
+        master, slave = pty.openpty()
+        name = os.ttyname(slave)
+        self.addCleanup(os.close, master)
+        with os.fdopen(slave) as terminal:
+            process = subprocess.Popen([EPMD, '-port', str(port)], stderr=terminal)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+        self.assertTrue(select.select([master], [], [], DEADLINE)[0])
+        # There is room left in its queue, but not for a line.
+        with open(name, 'wb', buffering=0, opener=without_waiting) as full:
+            while full.write(bytes(256)):
+                pass
+        os.read(master, 256)
+        for number in range(3):
+            with contextlib.closing(Conn(('127.0.0.1', port))) as conn:
+                conn.send(alive2('\U0001f600' * 254 + str(number))).recv(6)
+        with contextlib.closing(Conn(('127.0.0.1', port))) as conn:
+            self.assertEqual(parse_names(conn.send(names()).read_all()).port, port)
+
+    def test_an_implied_loopback_that_is_taken(self):
+        port = self.reserve()
+        other = self.listener('127.0.0.1', port)
+        daemon = self._ready(Daemon([EPMD, '-port', str(port), '-address', '127.0.0.2'], [('127.0.0.2', port)]))
+        daemon.wait_stderr(f'Not listening on 127.0.0.1:{port}, which another program has')
+        other.close()
+
     def test_closed_descriptors(self):
         """Nothing that the daemon opens is taken for its standard output and error."""
         port = self.reserve()
@@ -731,6 +766,16 @@ class Background(CommandCase):
             self.addCleanup(self.end_daemon, pid)
         self.assertEqual((parent.status, parent.err.text()), (0, ''))
         self.assertRegex(log.recv(4096).decode(), r'^<30>.* epmd\[\d+\]: Serving 2 sockets')
+        # Nobody waits for one that does not read.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+            other.setblocking(False)
+            while True:
+                other.sendto(b'full', f'{directory}/log')
+        for number in range(3):
+            with contextlib.closing(Conn(('127.0.0.1', port))) as conn:
+                conn.send(alive2(f'n{number}')).recv(6)
+        with contextlib.closing(Conn(('127.0.0.1', port))) as conn:
+            self.assertEqual(parse_names(conn.send(names()).read_all()).port, port)
 
     def test_failure_is_the_status_of_the_parent(self):
         process = self.run_command('-daemon', '-port', self.reserve(), '-address', '192.0.2.77')

@@ -876,7 +876,7 @@ class Shares(ReachCase):
 
     # 68 connections, of which 8 are for this host.
     LIMIT = ((resource.RLIMIT_NOFILE, 100, 100),)
-    CONNECTIONS, LOCAL_PLACES = 68, 8
+    CONNECTIONS, LOCAL_PLACES, NODES = 68, 8, 36
 
     def setUp(self):
         super().setUp()
@@ -933,13 +933,26 @@ class Shares(ReachCase):
         self.assertFalse([node for node in nodes if node.has_ended()])
 
     @private_network
-    def test_nobody_yields_to_a_stranger(self):
+    def test_who_takes_all_places_yields(self):
+        """Anybody of this host may take most of them; then he gives way, to strangers, too, and they not to him."""
         daemon = self.reach(limits=self.LIMIT)
-        room = self.CONNECTIONS - self.LOCAL_PLACES
-        idle = [self.connect(daemon).send(b'\0').wait_consumed() for _number in range(room)]
+        places = self.CONNECTIONS - self.LOCAL_PLACES
+        idle = [self.connect(daemon).send(b'\0').wait_consumed() for _number in range(places)]
+        stranger = self.idle(daemon, PRIVATE_V4, 1)[0]
+        self.assert_silent_close(idle.pop(0))
+        idle += [self.connect(daemon).send(b'\0').wait_consumed() for _number in range(places)]
+        self.assertFalse(stranger.has_ended())
+        self.assertEqual(parse_names(self.from_peer(daemon, TEN_V4).send(names()).read_all()).nodes, [])
+
+    @private_network
+    def test_nobody_yields_to_a_stranger(self):
+        """Of nodes and some who wait on this host."""
+        daemon = self.reach(limits=self.LIMIT)
+        nodes = [self.register(daemon, f'node{number}') for number in range(self.NODES)]
+        idle = [self.connect(daemon).send(b'\0').wait_consumed() for _number in range(self.CONNECTIONS - self.NODES - 8)]
         self.assert_silent_close(self.idle(daemon, PRIVATE_V4, 1)[0])
         daemon.wait_stderr('New connections are closed until others end')
-        self.assertEqual(self.open_of(idle), room)
+        self.assertEqual(self.open_of(idle + nodes), len(idle) + len(nodes))
 
     @private_network
     def test_the_oldest_yields(self):

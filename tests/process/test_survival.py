@@ -882,6 +882,27 @@ class Reload(ManagerCase):
                 self.assert_unnoticed(nodes)
                 manager.end()
 
+    def test_a_list_that_is_cut_off(self):
+        """Who reads slowly while the process ends, or gives way to the next, does not take a part of the list for all of it."""
+        for end in 'reload', 'kill':
+            with self.subTest(end=end):
+                listener = self.listener()
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                manager = self.manage(listeners=[listener])
+                self.nodes(manager, 300, prefix='x' * 240)
+                slow = self.connect(manager.daemon, rcvbuf=1024).send(names())
+                slow.recv(100)
+                if end == 'kill':
+                    manager.kill()
+                else:
+                    manager.daemon.signal(signal.SIGHUP)
+                    manager.wait('RELOADING', '1')
+                    manager.wait('READY', '1')
+                slow.read_all()
+                self.assertEqual(slow.end, 'reset')
+                if end == 'kill':
+                    manager.start()
+
     def test_told_to_end_before(self):
         """KILL_REQ was answered with OK: the daemon ends, whoever wants it reloaded meanwhile."""
         manager = self.manage()
@@ -1089,6 +1110,23 @@ class Without(ManagerCase):
         manager.start(limits=limits)
         manager.settle_names([conn.name for conn in nodes])
         self.assert_unnoticed(nodes)
+
+    def test_many_sockets_to_listen_on(self):
+        """They are descriptors, too: nodes take none that the next process needs, and somebody is answered beside them."""
+        limits = [(resource.RLIMIT_NOFILE, 256, 256)]
+        manager = self.manage(listeners=[self.listener() for _ in range(60)], start=False)
+        manager.start(limits=limits)
+        nodes = []
+        while True:
+            conn = self.connect(manager.daemon).send(alive2(f'n{len(nodes)}'))
+            if parse_alive2(conn.recv(6)).result != 0:
+                break
+            nodes.append(conn)
+        manager.kill()
+        manager.start(limits=limits)
+        self.assertEqual(len(manager.names()), len(nodes))
+        self.assert_unnoticed(nodes)
+        self.assertGreater(len(nodes), 128)
 
     def test_more_in_flight_than_may_be(self):
         """The same where the kernel lets nothing be parked before enough of what is parked has gone."""

@@ -18,6 +18,7 @@ import time
 sys.dont_write_bytecode = True
 import tap  # noqa: E402
 from epmdtest import Case, DEADLINE, names as names_request, port2, readable  # noqa: E402
+from manager import memory_of  # noqa: E402
 
 REQUEST_MAX = 16 * 1024
 CHANNELS_MAX = 32
@@ -107,6 +108,26 @@ class Descriptors(VarlinkCase):
             daemon.notify.wait('WATCHDOG', '1', process=daemon)
         for client in clients:
             client.close()
+
+
+class Memory(VarlinkCase):
+
+    def test_lists_that_nobody_reads(self):
+        """All of them together are bounded: the oldest is closed."""
+        daemon = self.start_both()
+        for number in range(600):
+            self.register(daemon, '\U0001f600' * 252 + f'{number:03}', extra=bytes(1000))
+        before = memory_of(daemon.pid)
+        channels = [self.channel(daemon) for _ in range(CHANNELS_MAX)]
+        for channel in channels:
+            channel.send(LIST)
+            self.assertTrue(readable([channel], DEADLINE))
+        self.assertLess(memory_of(daemon.pid) - before, 40 * 1024)
+        self.assertEqual(len(self.reply(channels[-1])['parameters']['nodes']), 600)
+        with contextlib.suppress(ConnectionResetError):
+            self.assertNotIn(b'\0', channels[0].read_all())
+        for channel in channels:
+            channel.close()
 
 
 class Content(VarlinkCase):
