@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* epmd: wires the modules together. The only file that prints and decides exit statuses. */
+/* epmd: wires the modules together, and decides when the process ends. */
 
 #include <errno.h>
 #include <pwd.h>
@@ -11,10 +11,10 @@
 #include <sys/resource.h>
 
 #include "background.h"
-#include "client.h"
+#include "command.h"
 #include "config.h"
+#include "endpoints.h"
 #include "inherited.h"
-#include "listener.h"
 #include "log.h"
 #include "options.h"
 #include "server.h"
@@ -23,305 +23,12 @@
 
 enum {
         EXIT_OWN_ACCORD = 77, /* idle or KILL_REQ under systemd: the units restart on any other status */
-        CLIENT_TIMEOUT_SECONDS = 5,
-        UNEXPECTED_MAX = 100, /* bytes shown of a reply that is none */
         OWN_DESCRIPTORS = 32,       /* for timers, the log, the store, and the usual listening sockets */
         USUAL_SOCKETS = 12,
         TRANSIENT_DESCRIPTORS = 32, /* for connections of those who only ask */
 };
 
 extern char **environ;
-
-/* ---- The client ---- */
-
-static int explain_call(const Options *options, int r) {
-        switch (r) {
-        case CLIENT_NO_SERVER:
-                (void) fprintf(stderr, "epmd: Cannot connect to local epmd\n");
-                break;
-        case CLIENT_TIMEOUT:
-                (void) fprintf(stderr, "epmd: what listens on port %u of this host did not answer within %d seconds; "
-                                       "see who it is with: ss -ltnp sport = :%u\n",
-                               options->port, CLIENT_TIMEOUT_SECONDS, options->port);
-                break;
-        case CLIENT_TOO_LONG:
-                (void) fprintf(stderr, "epmd: what listens on port %u of this host answers without end, it is no epmd\n",
-                               options->port);
-                break;
-        default:
-                (void) fprintf(stderr, "epmd: failed to ask the epmd on port %u of this host: %s\n", options->port,
-                               ERR_TEXT(r));
-        }
-        return EXIT_FAILURE;
-}
-
-/* Whether this is an epmd's answer to NAMES_REQ or DUMP_REQ. */
-static bool is_listing(const ClientReply *reply) {
-        uint16_t port;
-
-        return proto_parse_listing(reply->data, reply->n, &port) == 0;
-}
-
-/* The lines as they came, but for control characters of ASCII and of Latin-1, which would speak to the terminal. DUMP
- * has a NUL behind every line. */
-static void print_lines(const uint8_t *data, size_t n) {
-        for (size_t i = 0; i < n; i++)
-                if (i + 1 < n && data[i] == 0xc2 && data[i + 1] >= 0x80 && data[i + 1] < 0xa0) {
-                        /* U+009B is ESC [ to a terminal. */
-                        (void) printf("\\x%02x\\x%02x", data[i], data[i + 1]);
-                        i++;
-                } else if ((data[i] < 0x20 && data[i] != '\n' && data[i] != 0) || data[i] == 0x7f)
-                        (void) printf("\\x%02x", data[i]);
-                else
-                        (void) putchar(data[i]);
-}
-
-static int print_unexpected(const ClientReply *reply) {
-        (void) printf("epmd: local epmd responded with <");
-        print_lines(reply->data, size_min(reply->n, UNEXPECTED_MAX));
-        (void) printf(">\n");
-        return EXIT_FAILURE;
-}
-
-static int print_listing(const ClientReply *reply) {
-        uint16_t port;
-
-        if (reply->n < PROTO_LISTING_HEAD) {
-                (void) printf("epmd: no response from local epmd\n");
-                return EXIT_FAILURE;
-        }
-        if (proto_parse_listing(reply->data, reply->n, &port) != 0)
-                return print_unexpected(reply);
-        (void) printf("epmd: up and running on port %u with data:\n", (unsigned) port);
-        print_lines(reply->data + PROTO_LISTING_HEAD, reply->n - PROTO_LISTING_HEAD);
-        return EXIT_SUCCESS;
-}
-
-static bool reply_begins(const ClientReply *reply, const char *text) {
-        return reply->n >= strlen(text) && memcmp(reply->data, text, strlen(text)) == 0;
-}
-
-static int print_kill(const ClientReply *reply) {
-        if (reply_begins(reply, "OK")) {
-                (void) printf("Killed\n");
-                return EXIT_SUCCESS;
-        }
-        if (reply_begins(reply, "NO")) {
-                (void) printf("Killing not allowed - living nodes in database.\n");
-                return EXIT_FAILURE;
-        }
-        return print_unexpected(reply);
-}
-
-/* Upstream sends NOEXISTSTOPPED for an unknown name: the first word counts. */
-static int print_stop(const ClientReply *reply) {
-        if (reply_begins(reply, "STOPPED")) {
-                (void) printf("STOPPED\n");
-                return EXIT_SUCCESS;
-        }
-        if (reply_begins(reply, "NOEXIST")) {
-                (void) printf("NOEXIST\n");
-                return EXIT_FAILURE;
-        }
-        return print_unexpected(reply);
-}
-
-static int make_request(const Options *options, Request *ret) {
-        static const uint8_t tags[] = {
-                [COMMAND_NAMES] = TAG_NAMES_REQ,
-                [COMMAND_STARTED] = TAG_NAMES_REQ,
-                [COMMAND_DUMP] = TAG_DUMP_REQ,
-                [COMMAND_KILL] = TAG_KILL_REQ,
-                [COMMAND_STOP] = TAG_STOP_REQ,
-        };
-
-        *ret = (Request){.tag = tags[options->command]};
-        if (options->command != COMMAND_STOP)
-                return 0;
-        if (strlen(options->stop_name) == 0 || strlen(options->stop_name) > PROTO_NAME_BYTES_MAX)
-                return -EINVAL;
-        ret->node.name = (const uint8_t *) options->stop_name;
-        ret->node.name_len = (uint16_t) strlen(options->stop_name);
-        return 0;
-}
-
-static int run_command(const Options *options) {
-        ClientReply reply;
-        Request request;
-        int r, status;
-
-        if (make_request(options, &request) < 0) {
-                (void) fprintf(stderr, "epmd: -stop needs the name of a node, of 1 to %d bytes\n", PROTO_NAME_BYTES_MAX);
-                return EXIT_FAILURE;
-        }
-        r = client_call_local(options->port, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC, &reply);
-        if (options->command == COMMAND_STARTED)
-                status = r == 0 && is_listing(&reply) ? EXIT_SUCCESS : EXIT_FAILURE;
-        else if (r != 0)
-                status = explain_call(options, r);
-        else if (options->command == COMMAND_KILL)
-                status = print_kill(&reply);
-        else if (options->command == COMMAND_STOP)
-                status = print_stop(&reply);
-        else
-                status = print_listing(&reply);
-        client_reply_done(&reply);
-        return status;
-}
-
-/* ---- The sockets ---- */
-
-/* Takes what the service manager passes. Returns 0 or a negative errno, explained. */
-static int take_passed(PassedSockets *sockets, Log *log) {
-        int r = systemd_take_sockets(sockets);
-
-        if (r >= 0 && sockets->n > 0)
-                return 0;
-        systemd_leave();
-        if (r < 0)
-                return log_failure(log, r, "Failed to take the sockets that systemd passes");
-        log_message(log, LOG_ERR, "No socket was passed by systemd: start epmd.socket, not \"epmd -systemd\"; without "
-                                  "systemd, leave -systemd out");
-        return -ENOENT;
-}
-
-/* Whether it was stored by a later version of this program, after which an administrator has gone back to this one. */
-static bool is_of_another_version(const PassedSocket *socket) {
-        static const char ours[] = "epmd-", unit[] = ".socket";
-        size_t n = strlen(socket->name);
-
-        return strncmp(socket->name, ours, sizeof ours - 1) == 0 &&
-               (n < sizeof unit || strcmp(socket->name + n - (sizeof unit - 1), unit) != 0);
-}
-
-/* Serves the sockets that were passed. Returns 0 or a negative errno, explained. */
-static int add_passed(Server *server, PassedSockets *sockets, Log *log) {
-        size_t served = 0;
-
-        for (size_t i = 0; i < sockets->n; i++) {
-                const char *name = sockets->items[i].name;
-                int r;
-
-                if (sockets->items[i].fd < 0)
-                        continue;
-                r = listener_check(sockets->items[i].fd);
-                if (r > 0 && is_of_another_version(&sockets->items[i])) {
-                        log_message(log, LOG_WARNING, "Dropping \"%s\", which another version of epmd has stored", name);
-                        systemd_unstore(name);
-                        continue;
-                }
-                if (r != 0) {
-                        log_message(log, LOG_ERR,
-                                    "Socket %zu of those passed by systemd, \"%s\", cannot be served: %s; look at the "
-                                    "socket units with Service=epmd.service",
-                                    i + 1, name, listener_problem_text(r));
-                        return r < 0 ? r : -ENOTSUP;
-                }
-                r = server_add_listener(server, TAKE_FD(sockets->items[i].fd), name);
-                if (r == -E2BIG) {
-                        log_message(log, LOG_WARNING, "Not serving socket \"%s\": %zu are served, which is all that there "
-                                                      "is room for", name, served);
-                        continue;
-                }
-                if (r < 0)
-                        return log_failure(log, r, "Failed to serve socket \"%s\"", name);
-                served++;
-        }
-        if (served == 0) {
-                log_message(log, LOG_ERR, "No socket was passed by systemd that could be served: start epmd.socket");
-                return -ENOENT;
-        }
-        return 0;
-}
-
-/* The port is taken. That is fine if an epmd has it: whoever starts a second one wants one to run, no more.
- * Returns 1 then, else -EADDRINUSE, explained. */
-static int explain_taken(const Address *address, Log *log) {
-        const Request request = {.tag = TAG_NAMES_REQ};
-        const Address loopback = client_loopback(address->family, address->port);
-        char text[ADDRESS_TEXT_MAX];
-        ClientReply reply;
-        bool answers;
-        int r;
-
-        r = client_call(address_is_any(address) ? &loopback : address, &request, CLIENT_TIMEOUT_SECONDS * USEC_PER_SEC,
-                        &reply);
-        answers = r == 0 && is_listing(&reply);
-        client_reply_done(&reply);
-        if (answers) {
-                log_message(log, LOG_DEBUG, "An epmd runs on port %u already, nothing to do", address->port);
-                return 1;
-        }
-        log_message(log, LOG_ERR,
-                    "Failed to listen on %s: another program, which is no epmd, has the port; see which with: "
-                    "ss -ltnp sport = :%u",
-                    address_format(address, text), address->port);
-        return -EADDRINUSE;
-}
-
-/* Listens on one address and serves it. implied: nobody asked for it, so it may fail.
- * Returns 0; 1: an epmd has the port; a negative errno, explained. */
-static int add_address(Server *server, const Address *address, bool implied, Log *log) {
-        char text[ADDRESS_TEXT_MAX];
-        int fd = -1, r;
-
-        r = listener_open(address, &fd);
-        if (r >= 0) {
-                r = server_add_listener(server, fd, "epmd");
-                return r < 0 ? log_failure(log, r, "Failed to serve %s", address_format(address, text)) : 0;
-        }
-        if (implied && r == -EADDRINUSE && !address_is_any(address)) {
-                log_message(log, LOG_WARNING, "Not listening on %s, which another program has: nodes of this host may "
-                                              "register there; see which with: ss -ltnp sport = :%u",
-                            address_format(address, text), address->port);
-                return 0;
-        }
-        if (implied && r != -EADDRINUSE) {
-                log_message(log, LOG_DEBUG, "Not listening on %s: %s", address_format(address, text), ERR_TEXT(r));
-                return 0;
-        }
-        if (r == -EADDRINUSE)
-                return explain_taken(address, log);
-        return log_failure(log, r, "Failed to listen on %s", address_format(address, text));
-}
-
-/* Whether an address needs no socket: it is among the first n of the list, or the list has all of its family. */
-static bool is_covered(const Options *options, const Address *address, size_t n) {
-        for (size_t i = 0; i < options->n_addresses; i++) {
-                const Address *other = &options->addresses[i];
-
-                if (i < n && address_same_host(address, other))
-                        return true;
-                if (address_is_any(other) && other->family == address->family && !address_is_any(address))
-                        return true;
-        }
-        return false;
-}
-
-/* Listens on what the options say, as upstream does: on everything, or on the given addresses and the loopbacks.
- * Returns as add_address(). */
-static int add_own(Server *server, const Options *options, Log *log) {
-        const Address any4 = {.family = AF_INET, .port = options->port};
-        const Address any6 = {.family = AF_INET6, .port = options->port};
-        const Address loopbacks[] = {client_loopback(AF_INET, options->port), client_loopback(AF_INET6, options->port)};
-        bool everything = options->n_addresses == 0;
-        int r = 0;
-
-        if (everything)
-                r = add_address(server, &any4, false, log);
-        for (size_t i = 0; i < options->n_addresses && r == 0; i++)
-                if (!is_covered(options, &options->addresses[i], i))
-                        r = add_address(server, &options->addresses[i], false, log);
-        if (r != 0)
-                return r;
-        /* Not every machine has IPv6. */
-        if (everything)
-                return add_address(server, &any6, true, log);
-        for (size_t i = 0; i < ARRAY_SIZE(loopbacks); i++)
-                if (!is_covered(options, &loopbacks[i], options->n_addresses))
-                        (void) add_address(server, &loopbacks[i], true, log);
-        return 0;
-}
 
 /* ---- The daemon ---- */
 
@@ -347,15 +54,6 @@ static size_t raise_descriptors(Log *log) {
                 (void) getrlimit(RLIMIT_NOFILE, &limit);
         }
         return usable_limit(limit.rlim_cur);
-}
-
-/* How many of what was passed are sockets to listen on. What is stored is not counted: the next process has more of that. */
-static size_t count_listening(const PassedSockets *sockets) {
-        size_t n = 0;
-
-        for (size_t i = 0; i < sockets->n; i++)
-                n += listener_check(sockets->items[i].fd) == 0;
-        return n;
 }
 
 /* Divides the descriptors among the daemon itself, which listens on so many sockets, those who only ask, and the nodes.
@@ -575,8 +273,8 @@ static int daemon_init(Daemon *daemon) {
         int r = 0;
 
         if (daemon->options->systemd)
-                r = take_passed(&daemon->sockets, daemon->log);
-        divide_descriptors(descriptors, count_listening(&daemon->sockets) + daemon->options->n_addresses,
+                r = endpoints_take(&daemon->sockets, daemon->log);
+        divide_descriptors(descriptors, endpoints_count(&daemon->sockets) + daemon->options->n_addresses,
                            &config.connections_max, &nodes_max);
         if (r >= 0)
                 r = open_reserve(daemon);
@@ -613,8 +311,8 @@ static int serve(const Options *options, char **argv, Log *log, int ready_fd) {
 
         r = daemon_init(&daemon);
         if (r >= 0)
-                r = options->systemd ? add_passed(daemon.server, &daemon.sockets, log)
-                                     : add_own(daemon.server, options, log);
+                r = options->systemd ? endpoints_add_passed(daemon.server, &daemon.sockets, log)
+                                     : endpoints_add_own(daemon.server, options, log);
         if (r >= 0 && ready >= 0) {
                 int r2 = background_ready(TAKE_FD(ready));
                 if (r2 < 0)
@@ -678,7 +376,7 @@ static int run(const Options *options, char **argv) {
                 (void) puts("epmd (" PACKAGE_NAME ") " PACKAGE_VERSION);
                 return EXIT_SUCCESS;
         default:
-                return run_command(options);
+                return command_run(options);
         }
 }
 
