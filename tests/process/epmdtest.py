@@ -769,6 +769,13 @@ class Case(unittest.TestCase):
         if is_under_valgrind():
             self.skipTest(f'under valgrind: {reason}')
 
+    def skip_where_memory_is_kept(self):
+        """After it was freed: nothing can be said of how much there is."""
+        self.skip_under_valgrind('it keeps what is freed')
+        with open(EPMD, 'rb') as program:
+            if b'__asan_init' in program.read():
+                self.skipTest('AddressSanitizer keeps what is freed')
+
     def kept(self, process):
         self.processes.append(process)
         self.addCleanup(process.end)

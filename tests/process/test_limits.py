@@ -15,7 +15,7 @@ sys.dont_write_bytecode = True
 import tap
 from manager import memory_of
 from epmdtest import (  # noqa: E402
-    Case, Conn, DEADLINE, EPMD, MAX_BODY, alive2, frame, kill, names, parse_alive2, parse_names, port2,
+    Case, Conn, DEADLINE, MAX_BODY, alive2, frame, kill, names, parse_alive2, parse_names, port2,
     raise_descriptor_limit, readable)
 
 # What an undisturbed request may take while something is going on: thousands of times what it does take.
@@ -157,10 +157,7 @@ class SlowReaders(Case):
 
     def test_versions_that_nobody_reads_any_more(self):
         """Each slow reader has a version of the list of its own; when they have gone so has the memory."""
-        self.skip_under_valgrind('it keeps what is freed')
-        with open(EPMD, 'rb') as program:
-            if b'__asan_init' in program.read():
-                self.skipTest('AddressSanitizer keeps what is freed')
+        self.skip_where_memory_is_kept()
         daemon = self.start_full()
         daemon.names()
         before = memory_of(daemon.pid)

@@ -892,6 +892,8 @@ class Reload(ManagerCase):
                 self.nodes(manager, 300, prefix='x' * 240)
                 slow = self.connect(manager.daemon, rcvbuf=1024).send(names())
                 slow.recv(100)
+                # When this is answered all is kept that was not sent.
+                manager.names()
                 if end == 'kill':
                     manager.kill()
                 else:
