@@ -682,6 +682,7 @@ class Register(CtlCase):
         # Signals come before what it says of this.
         daemon.signal(signal.SIGTERM)
         process.wait_stderr('lost the epmd')
+        self.assertEqual(daemon.wait(), 0)
         process.signal(signal.SIGTERM)
         self.assertEqual(process.wait(), 0)
 
