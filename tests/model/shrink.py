@@ -42,8 +42,12 @@ class Shrinker:
             pass
         return True
 
+    def is_late(self):
+        """Whether its time was up before it was done."""
+        return time.monotonic() >= self.deadline
+
     def _fails(self, setting, steps):
-        if time.monotonic() >= self.deadline:
+        if self.is_late():
             return False
         self.tries += 1
         try:
