@@ -79,28 +79,29 @@ static bool reply_begins(const ClientReply *reply, const char *text) {
         return reply->n >= strlen(text) && memcmp(reply->data, text, strlen(text)) == 0;
 }
 
-static int print_kill(const ClientReply *reply) {
-        if (reply_begins(reply, "OK")) {
-                (void) printf("Killed\n");
-                return EXIT_SUCCESS;
-        }
-        if (reply_begins(reply, "NO")) {
-                (void) printf("Killing not allowed - living nodes in database.\n");
-                return EXIT_FAILURE;
-        }
-        return print_unexpected(reply);
-}
+/* What a reply of one word means: what to print, and the exit status. */
+typedef struct Word {
+        const char *word, *line;
+        int status;
+} Word;
+
+static const Word kill_words[] = {
+        {"OK", "Killed", EXIT_SUCCESS},
+        {"NO", "Killing not allowed - living nodes in database.", EXIT_FAILURE},
+};
 
 /* Upstream sends NOEXISTSTOPPED for an unknown name: the first word counts. */
-static int print_stop(const ClientReply *reply) {
-        if (reply_begins(reply, "STOPPED")) {
-                (void) printf("STOPPED\n");
-                return EXIT_SUCCESS;
-        }
-        if (reply_begins(reply, "NOEXIST")) {
-                (void) printf("NOEXIST\n");
-                return EXIT_FAILURE;
-        }
+static const Word stop_words[] = {
+        {"STOPPED", "STOPPED", EXIT_SUCCESS},
+        {"NOEXIST", "NOEXIST", EXIT_FAILURE},
+};
+
+static int print_word(const ClientReply *reply, const Word words[], size_t n) {
+        for (size_t i = 0; i < n; i++)
+                if (reply_begins(reply, words[i].word)) {
+                        (void) puts(words[i].line);
+                        return words[i].status;
+                }
         return print_unexpected(reply);
 }
 
@@ -139,9 +140,9 @@ int command_run(const Options *options) {
         else if (r != 0)
                 status = explain_call(options, r);
         else if (options->command == COMMAND_KILL)
-                status = print_kill(&reply);
+                status = print_word(&reply, kill_words, ARRAY_SIZE(kill_words));
         else if (options->command == COMMAND_STOP)
-                status = print_stop(&reply);
+                status = print_word(&reply, stop_words, ARRAY_SIZE(stop_words));
         else
                 status = print_listing(&reply);
         client_reply_done(&reply);

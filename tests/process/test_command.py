@@ -554,7 +554,7 @@ class Serving(CommandCase):
         with os.fdopen(slave) as terminal:
             process = subprocess.Popen([EPMD, '-port', str(port)], stderr=terminal)
         self.addCleanup(process.wait)
-        self.addCleanup(process.terminate)
+        self.addCleanup(process.kill)
         self.assertTrue(select.select([master], [], [], DEADLINE)[0])
         # There is room left in its queue, but not for a line.
         with open(name, 'wb', buffering=0, opener=without_waiting) as full:
@@ -566,6 +566,8 @@ class Serving(CommandCase):
                 conn.send(alive2('\U0001f600' * 254 + str(number))).recv(6)
         with contextlib.closing(Conn(('127.0.0.1', port))) as conn:
             self.assertEqual(parse_names(conn.send(names()).read_all()).port, port)
+        process.terminate()
+        self.assertEqual(process.wait(DEADLINE), 0)
 
     def test_an_implied_loopback_that_is_taken(self):
         port = self.reserve()
@@ -709,10 +711,13 @@ class Background(CommandCase):
 
     def end_daemon(self, pid):
         """It is this process's child now, because its parent has ended."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError), os.fdopen(os.pidfd_open(pid), 'rb') as pidfd:
             os.kill(pid, signal.SIGTERM)
-        with contextlib.suppress(ChildProcessError):
+            hangs = not select.select([pidfd], [], [], DEADLINE)[0]
+            if hangs:
+                os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+            self.assertFalse(hangs, 'SIGTERM does not end it')
 
     def test_serves_when_the_parent_returns(self):
         for form in ((), ('-d',), ('--debug',)):
@@ -748,20 +753,29 @@ class Background(CommandCase):
         self.start_daemon(env={'NOTIFY_SOCKET': notify.path, 'WATCHDOG_USEC': '100000'})
         self.assertIsNone(notify.next(0.3))
 
-    def test_syslog_where_there_is_no_journal(self):
-        """In a mount namespace where /dev/log is the test's and /run is empty."""
+    def devices(self):
+        """A directory for start_with_devices()."""
         if self.run_command('-rm', 'true', program='/usr/bin/unshare').status != 0:
             self.skipTest('no mount namespace can be made here')
         directory = tempfile.mkdtemp(dir=self.directory)
+        open(f'{directory}/null', 'w', encoding='ascii').close()
+        return directory
+
+    def start_with_devices(self, directory, port):
+        """epmd -daemon in a mount namespace where /dev is that directory and /run is empty; the parent."""
+        script = ('mount --bind /dev/null "$1/null" && mount --bind "$1" /dev && mount -t tmpfs none /run && shift && '
+                  'exec "$@"')
+        return self.run_command('-rm', 'sh', '-c', script, 'sh', directory, EPMD, '-daemon', '-port', port,
+                                program='/usr/bin/unshare')
+
+    def test_syslog_where_there_is_no_journal(self):
+        """/dev/log is the test's."""
+        directory = self.devices()
         log = self.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         log.bind(f'{directory}/log')
         log.settimeout(DEADLINE)
-        open(f'{directory}/null', 'w', encoding='ascii').close()
         port = self.reserve()
-        script = ('mount --bind /dev/null "$1/null" && mount --bind "$1" /dev && mount -t tmpfs none /run && shift && '
-                  'exec "$@"')
-        parent = self.run_command('-rm', 'sh', '-c', script, 'sh', directory, EPMD, '-daemon', '-port', port,
-                                  program='/usr/bin/unshare')
+        parent = self.start_with_devices(directory, port)
         for pid in pids_listening(port):
             self.addCleanup(self.end_daemon, pid)
         self.assertEqual((parent.status, parent.err.text()), (0, ''))
@@ -794,16 +808,10 @@ class Background(CommandCase):
 
     def test_no_log_at_all(self):
         """Where there is neither a journal nor a syslog nothing comes on the console."""
-        if self.run_command('-rm', 'true', program='/usr/bin/unshare').status != 0:
-            self.skipTest('no mount namespace can be made here')
-        directory = tempfile.mkdtemp(dir=self.directory)
-        for name in 'null', 'console':
-            open(f'{directory}/{name}', 'w', encoding='ascii').close()
+        directory = self.devices()
+        open(f'{directory}/console', 'w', encoding='ascii').close()
         port = self.reserve()
-        script = ('mount --bind /dev/null "$1/null" && mount --bind "$1" /dev && mount -t tmpfs none /run && shift && '
-                  'exec "$@"')
-        parent = self.run_command('-rm', 'sh', '-c', script, 'sh', directory, EPMD, '-daemon', '-port', port,
-                                  program='/usr/bin/unshare')
+        parent = self.start_with_devices(directory, port)
         self.assertEqual((parent.status, parent.err.text()), (0, ''))
         for pid in pids_listening(port):
             self.end_daemon(pid)

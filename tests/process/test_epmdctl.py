@@ -696,28 +696,8 @@ class Register(CtlCase):
                                    command, program=sys.executable, env=self.environment())
             self.assertEqual(process.wait(), status)
 
-    @tap.beside
-    def test_signals_are_heard_while_it_registers_again(self):
-        """An epmd that accepts and says nothing is no reason to wait for the end of the time."""
-        for command, number in (((), signal.SIGTERM), (('--', 'sh', '-c', f'read line <{self.fifo()}'), signal.SIGINT)):
-            server = self.listener()
-            process = self.start_ctl('register', 'x', '1', '--timeout=3600', '-p', port_of(server), *command)
-            conn = self.closing(server.accept()[0])
-            conn.sendall(b'v\0\0\0\0\1')
-            self.wait_registered(process)
-            conn.close()
-            self.assertTrue(select.select([server], [], [], DEADLINE)[0])
-            again = self.closing(server.accept()[0])
-            again.settimeout(DEADLINE)
-            self.assertEqual(again.recv(4096)[2:3], b'x')
-            process.signal(number)
-            self.assertEqual(process.wait(), -number if command else 0)
-
-    @tap.beside
-    def test_end_of_the_command_while_it_registers_again(self):
-        server, fifo = self.listener(), self.fifo()
-        process = self.start_ctl('register', 'x', '1', '--timeout=3600', '-p', port_of(server), '--', 'sh', '-c',
-                                 f'read line <{fifo}; exit 9')
+    def have_it_register_again(self, server, process):
+        """It has lost its registration; its next request is read and not answered."""
         conn = self.closing(server.accept()[0])
         conn.sendall(b'v\0\0\0\0\1')
         self.wait_registered(process)
@@ -726,6 +706,23 @@ class Register(CtlCase):
         again = self.closing(server.accept()[0])
         again.settimeout(DEADLINE)
         self.assertEqual(again.recv(4096)[2:3], b'x')
+
+    @tap.beside
+    def test_signals_are_heard_while_it_registers_again(self):
+        """An epmd that accepts and says nothing is no reason to wait for the end of the time."""
+        for command, number in (((), signal.SIGTERM), (('--', 'sh', '-c', f'read line <{self.fifo()}'), signal.SIGINT)):
+            server = self.listener()
+            process = self.start_ctl('register', 'x', '1', '--timeout=3600', '-p', port_of(server), *command)
+            self.have_it_register_again(server, process)
+            process.signal(number)
+            self.assertEqual(process.wait(), -number if command else 0)
+
+    @tap.beside
+    def test_end_of_the_command_while_it_registers_again(self):
+        server, fifo = self.listener(), self.fifo()
+        process = self.start_ctl('register', 'x', '1', '--timeout=3600', '-p', port_of(server), '--', 'sh', '-c',
+                                 f'read line <{fifo}; exit 9')
+        self.have_it_register_again(server, process)
         with open(fifo, 'w', encoding='ascii') as file:
             file.write('\n')
         self.assertEqual(process.wait(), 9)
