@@ -212,7 +212,11 @@ class Sequence:
         self.names = set()
 
     def __enter__(self):
-        self.player.start()
+        try:
+            self.player.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_error):

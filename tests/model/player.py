@@ -177,13 +177,14 @@ class Player:
         self.refused_ends, self.patience = refused_ends, patience
         self.links, self.fired, self.store = {}, [], []
         self.pid = self.pidfd = self.status = None
+        # First, as the address may not be one of this host.
+        self.listener = listen_on(listen)
         self.directory = tempfile.mkdtemp(prefix='epmd-model.')
         os.mkdir(os.path.join(self.directory, 'run'), 0o700)
         self.log = os.path.join(self.directory, 'log')
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(os.path.join(self.directory, 'notify'))
         self.told = []
-        self.listener = listen_on(listen)
         self.port = self.listener.getsockname()[1]
         # Upstream does not ask its socket for the port that NAMES is to say; ours ignores it here.
         self.argv += ['-port', str(self.port)]

@@ -14,14 +14,16 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 sys.dont_write_bytecode = True
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, 'process')]
 import tap  # noqa: E402
 from epmdtest import EPMD, TESTING_UPSTREAM, UPSTREAM  # noqa: E402
 import campaign  # noqa: E402
+from driver import Setting, run_steps  # noqa: E402
 from generator import World  # noqa: E402
-from model import LONGEST_EXTRA, Model, Released  # noqa: E402
+from model import LONGEST_EXTRA, Model, Released, Rules  # noqa: E402
 from player import listen_on, private_network, server_side  # noqa: E402
 from shrink import Shrinker, in_words, script  # noqa: E402
 
@@ -144,6 +146,25 @@ class AllowsOneMore(Model):
 
     def _may_register(self, node):
         return super()._may_register(node._replace(extra=node.extra[:LONGEST_EXTRA] + node.extra[LONGEST_EXTRA + 1:]))
+
+
+class Left(unittest.TestCase):
+    """Nothing is left behind by a sequence that could not begin."""
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.path = directory.name
+        self.enterContext(mock.patch('tempfile.tempdir', self.path))
+
+    def test_a_program_that_ends(self):
+        difference, _sequence = run_steps(Setting('/bin/false', (), Rules(), '127.0.0.1'), [])
+        self.assertEqual((difference.kind, os.listdir(self.path)), ('ended', []))
+
+    def test_an_address_that_cannot_be_had(self):
+        with self.assertRaises(OSError):
+            run_steps(Setting(EPMD, (), Rules(), 'fe80::1'), [])
+        self.assertEqual(os.listdir(self.path), [])
 
 
 class Found(unittest.TestCase):
